@@ -1,0 +1,43 @@
+# Every target sets up what it needs; only python3 (with venv) and make must be there.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+UV = $(shell command -v uv || echo .venv/bin/uv)
+STAMP = .venv/.ready
+
+.PHONY: help setup demo test lint check format lock
+
+help: ## Show the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(STAMP) ## Make .venv with everything in it
+
+$(STAMP): pyproject.toml uv.lock
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@command -v uv >/dev/null || test -x .venv/bin/uv || .venv/bin/python -m pip install --quiet uv
+	@# --inexact: uv may itself live in this environment, and would remove itself
+	$(UV) sync --frozen --inexact --quiet --all-extras --python .venv/bin/python
+	@touch $@
+
+demo: setup ## See it work: a server, a fleet, a matching engine, the consumer (about 20 s)
+	@.venv/bin/consumer demo
+
+test: setup ## Run the tests that fit into four minutes
+	.venv/bin/pytest -n 2 -m "not slow"
+
+lint: setup ## ruff, mypy --strict, import-linter, sqlfluff
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	.venv/bin/sqlfluff lint --disable-progress-bar db
+
+check: lint ## What CI runs: lint and every test
+	.venv/bin/pytest -n 2
+
+format: setup ## Format Python and SQL
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+	.venv/bin/sqlfluff fix --disable-progress-bar db
+
+lock: setup ## Renew uv.lock
+	$(UV) lock
