@@ -1,0 +1,39 @@
+-- cabinet_recovery_link_inserted: a new link of a cabinet lead becomes an event.
+--
+-- On:       canon.identity_links, after insert, per statement
+-- Writes:   ops.cabinet_recovery_outbox, one row per cabinet lead of the statement
+-- Notifies: cabinet_recovery, by cabinet_recovery_notify
+-- Runs in:  the matching engine's transaction: it must neither wait nor fail
+-- Skips:    our own writes, known by a mark that only the transaction which set it can carry
+
+CREATE OR REPLACE FUNCTION ops.cabinet_recovery_link_inserted() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    lead_ids text[];
+BEGIN
+    WITH matched (lead_id) AS (
+        SELECT source_pk
+        FROM new_rows
+        WHERE source_table = 'module_ct_cabinet_leads'
+    ), event AS (
+        INSERT INTO ops.cabinet_recovery_outbox (lead_id, source)
+        SELECT lead_id, 'identity_link' FROM matched
+        RETURNING lead_id
+    )
+    SELECT array_agg(lead_id) INTO lead_ids FROM event;
+
+    IF lead_ids IS NOT NULL THEN
+        PERFORM ops.cabinet_recovery_notify(lead_ids);
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+REVOKE ALL ON FUNCTION ops.cabinet_recovery_link_inserted() FROM PUBLIC;
+
+CREATE OR REPLACE TRIGGER cabinet_recovery_link_inserted
+AFTER INSERT ON canon.identity_links
+REFERENCING NEW TABLE AS new_rows
+FOR EACH STATEMENT
+WHEN (current_setting('cabinet_recovery.own', true) IS DISTINCT FROM pg_current_xact_id_if_assigned()::text)
+EXECUTE FUNCTION ops.cabinet_recovery_link_inserted();
