@@ -1,0 +1,141 @@
+"""The handler: whatever asks for leads to be recovered, they are recovered here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, LiteralString
+
+import psycopg
+import structlog
+from psycopg.pq import TransactionStatus
+
+from consumer.handlers.outcome import Batch, Outcome, Recovery
+from db import queries
+from db.connect import Connection, deadline
+
+log = structlog.get_logger(__name__)
+
+# An id that no index can hold is the data's fault as well, though PostgreSQL files it under "program limit".
+DATA_ERROR_CLASSES = ("22", "23", "P0001", "54000")
+# Somebody else's transaction is in the way; it may hold one of the rows only.
+CONTENTION = (
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+)
+MESSAGE_LIMIT = 500
+
+
+class Asked(Enum):
+    """Who asks, when it is no event: an event is made of it first, so that all leads go one way."""
+
+    BY_SWEEP = queries.ENQUEUE_DUE
+    BY_OPERATOR = queries.ENQUEUE_ASKED
+
+
+@dataclass(frozen=True)
+class Handler:
+    """Recovers leads, a batch in a transaction of its own.
+
+    Safe to repeat, to run beside any number of others, and to kill at any moment: a transaction either did all of
+    it or nothing, and the events that it did not settle stand.
+    """
+
+    connection: Connection
+    lock_timeout_ms: int = 100
+    statement_timeout_seconds: int = 30
+    max_attempts: int = 10
+
+    async def recover(self, lead_ids: Sequence[str], asked: Asked | None = None) -> Batch:
+        """Recover those of the leads that have events that are due.
+
+        A lead whose data are at fault stands alone in the exception table in the end, and the others are done; a
+        lead that somebody's transaction holds is left pending and reported as busy. Every other error of the
+        database is the environment's and is raised (psycopg.Error): nothing of the batch at hand was done.
+        """
+        lead_ids = list(dict.fromkeys(lead_ids))
+        try:
+            return await self._recover_together(lead_ids, asked)
+        except psycopg.Error as error:
+            if not (_is_data_error(error) or isinstance(error, CONTENTION)):
+                raise
+            if len(lead_ids) > 1:
+                middle = len(lead_ids) // 2
+                first = await self.recover(lead_ids[:middle], asked)
+                return first + await self.recover(lead_ids[middle:], asked)
+            if _is_data_error(error):
+                return Batch([await self._record_failure(lead_ids[0], error)])
+            return Batch(busy=lead_ids)
+
+    async def _recover_together(self, lead_ids: list[str], asked: Asked | None) -> Batch:
+        parameters = {
+            "lead_ids": lead_ids,
+            "lock_timeout_ms": self.lock_timeout_ms,
+            "statement_timeout_ms": 1000 * self.statement_timeout_seconds,
+        }
+        statements: list[LiteralString] = [queries.CLAIM, queries.RESOLVE]
+        if asked is not None:
+            statements.insert(0, asked.value)
+        _, *_, claim, resolved = await self._in_one_transaction([queries.PREPARE, *statements], parameters)
+        requested_at = claim[0]["requested_at"]
+        lost = [row["lead_id"] for row in resolved if row["outcome"] is None]
+        return Batch(
+            [_recovery(row, requested_at[row["lead_id"]]) for row in resolved if row["outcome"] is not None],
+            claim[0]["busy"] + lost,
+        )
+
+    async def _record_failure(self, lead_id: str, error: psycopg.Error) -> Recovery:
+        # Only the primary message: the detail quotes the row, and a row has names and phones in it.
+        message = (error.diag.message_primary or "")[:MESSAGE_LIMIT]
+        parameters = {
+            "lead_id": lead_id,
+            "sqlstate": error.sqlstate,
+            "message": message,
+            "max_attempts": self.max_attempts,
+        }
+        statements: list[LiteralString] = [queries.RECORD_FAILURE, queries.SCHEDULE_RETRY]
+        *_, scheduled = await self._in_one_transaction(statements, parameters)
+        retry = scheduled[0]
+        if retry["parked"]:
+            log.error("lead.parked", lead_id=lead_id, sqlstate=error.sqlstate, attempts=retry["attempts"])
+        return Recovery(
+            lead_id,
+            Outcome.FAILED,
+            f"{error.sqlstate} {message}",
+            retry_seconds=None if retry["parked"] else retry["retry_seconds"],
+        )
+
+    async def _in_one_transaction(
+        self, statements: list[LiteralString], parameters: dict[str, Any]
+    ) -> list[list[dict[str, Any]]]:
+        """Send the statements in one go, and the commit with them; the rows of each come back."""
+        # The server's timeout is for each statement; the margin is the network's.
+        seconds = (len(statements) + 1) * self.statement_timeout_seconds + 5
+        async with deadline(self.connection, seconds):
+            try:
+                # Not connection.transaction(), which waits for BEGIN and COMMIT to come back.
+                async with self.connection.pipeline():
+                    await self.connection.execute("BEGIN")
+                    cursors = [await self.connection.execute(text, parameters) for text in statements]
+                    await self.connection.execute("COMMIT")
+            finally:
+                if self.connection.info.transaction_status == TransactionStatus.INERROR:
+                    await self.connection.rollback()
+            return [await cursor.fetchall() if cursor.description else [] for cursor in cursors]
+
+
+def _is_data_error(error: psycopg.Error) -> bool:
+    return (error.sqlstate or "").startswith(DATA_ERROR_CLASSES)
+
+
+def _recovery(row: dict[str, Any], requested_at: float) -> Recovery:
+    return Recovery(
+        lead_id=row["lead_id"],
+        outcome=Outcome(row["outcome"]),
+        reason=row["reason"],
+        link=row["link"],
+        origin=row["origin"],
+        audit=row["audit"],
+        method=row["method"],
+        lag_ms=1000 * (row["recovered_at"] - requested_at),
+    )

@@ -1,0 +1,189 @@
+"""Connections: addresses of every shape, refusals told apart, and a deadline that a dead network cannot outlast."""
+
+import asyncio
+import os
+import re
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import dict_row
+
+SCHEMA_REVISION = "0005"  # the migration that this code needs, or any later one
+
+# Refusals come without an SQLSTATE: libpq has only the server's words for them.
+AUTHENTICATION_REFUSED = re.compile(
+    r"authentication failed|no password supplied|no pg_hba\.conf entry|role .* (does not exist|is not permitted)"
+    r'|database ".*" does not exist|permission denied for database',
+)
+
+
+class DatabaseError(Exception):
+    """The database cannot be worked with; the text says in one line why and what to do."""
+
+
+class InvalidAddress(DatabaseError):
+    """The address is no libpq URL or keyword DSN."""
+
+
+class Unreachable(DatabaseError):
+    """No server answers at the address, or it went away: worth waiting for."""
+
+
+class ReadOnlyServer(DatabaseError):
+    """The server is a standby: worth waiting for, until it is promoted or the address finds the primary."""
+
+
+class AccessRefused(DatabaseError):
+    """The server knows neither this role, password nor database: waiting does not mend it."""
+
+
+class SchemaOutdated(DatabaseError):
+    """The service's schema is missing or older than this code: waiting does not mend it."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the database is. Its text form never shows the password."""
+
+    conninfo: str
+    connect_timeout_seconds: int = 5
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """Take a libpq URL or keyword DSN, or what SQLAlchemy hosts write (`postgresql+asyncpg://…?ssl=require`).
+
+        Raises InvalidAddress, whose text repeats nothing of the address: it may hold a password.
+        """
+        try:
+            conninfo = _as_libpq_url(text.strip())
+            conninfo_to_dict(conninfo)
+        except (psycopg.ProgrammingError, ValueError):
+            raise InvalidAddress(
+                "DATABASE_URL is neither a URL (postgresql://user:password@host/database) nor a keyword DSN "
+                "(host=… dbname=…); in a URL, write special characters of the password in percent form"
+            ) from None
+        return cls(conninfo)
+
+    def __str__(self) -> str:
+        parts = conninfo_to_dict(self.conninfo)
+        host, port = parts.get("host") or "local socket", parts.get("port") or 5432
+        return f"{parts.get('user') or os.environ.get('PGUSER', '')}@{host}:{port}/{parts.get('dbname') or ''}"
+
+    __repr__ = __str__
+
+    def parameters(self, role: str) -> dict[str, str | int]:
+        """What libpq needs beside the address: who we are and how soon a silent peer is given up.
+
+        What the address itself says wins.
+        """
+        defaults: dict[str, str | int] = {
+            "application_name": f"cabinet-recovery {role}",
+            "connect_timeout": self.connect_timeout_seconds,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 20_000,
+        }
+        return defaults | {k: v for k, v in conninfo_to_dict(self.conninfo).items() if v is not None}
+
+
+def _as_libpq_url(text: str) -> str:
+    if "://" not in text:
+        return text
+    url = urlsplit(text)
+    if not re.fullmatch(r"postgres(ql)?(\+\w+)?", url.scheme):
+        raise ValueError(url.scheme)
+    # asyncpg calls it ssl; libpq would refuse the word.
+    query = [("sslmode" if key == "ssl" else key, value) for key, value in parse_qsl(url.query)]
+    # Kept as written where nothing was renamed: a second encoding could change it.
+    renamed = any(key == "ssl" for key, _ in parse_qsl(url.query))
+    return urlunsplit(url._replace(scheme="postgresql", query=urlencode(query) if renamed else url.query))
+
+
+type_row = dict[str, object]
+Connection = psycopg.AsyncConnection[dict[str, object]]
+
+
+async def connect(address: Address, role: str) -> Connection:
+    """Open an autocommit connection to a server that takes writes.
+
+    Raises Unreachable, ReadOnlyServer or AccessRefused; waits no longer than connect_timeout per host.
+    """
+    try:
+        connection = await psycopg.AsyncConnection.connect(
+            **address.parameters(role),  # type: ignore[arg-type] # libpq takes every keyword
+            autocommit=True,
+            prepare_threshold=0,
+            row_factory=dict_row,
+        )
+    except psycopg.OperationalError as error:
+        raise refusal(error, address) from error
+    try:
+        require_writable(connection.pgconn.parameter_status(b"in_hot_standby"), address)
+    except ReadOnlyServer:
+        await connection.close()
+        raise
+    return connection
+
+
+def refusal(error: psycopg.OperationalError, address: Address) -> DatabaseError:
+    """Tell a refusal, which is final, from an absence, which passes."""
+    words = " ".join(str(error).split())
+    kind = AccessRefused if AUTHENTICATION_REFUSED.search(words) else Unreachable
+    return kind(f"cannot connect to {address}: {_reason(words)}")
+
+
+def _reason(words: str) -> str:
+    # libpq tells of every host and address that it tried; the last reason stands for all.
+    return words.rsplit("failed: ", 1)[-1][:300]
+
+
+def require_writable(in_hot_standby: bytes | None, address: Address) -> None:
+    if in_hot_standby == b"on":
+        raise ReadOnlyServer(
+            f"{address} is a read-only standby: give the primary's address, or all hosts and "
+            "target_session_attrs=read-write"
+        )
+
+
+async def require_schema(connection: Connection) -> None:
+    """Raise SchemaOutdated unless the migrations that this code needs have run."""
+    try:
+        cursor = await connection.execute("SELECT version_num FROM ops.cabinet_recovery_alembic_version")
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+        raise SchemaOutdated("the service's schema is missing: run `consumer migrate`") from None
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise AccessRefused(f"the role lacks its rights: {error.diag.message_primary}") from None
+    row = await cursor.fetchone()
+    if row is None or str(row["version_num"]) < SCHEMA_REVISION:
+        raise SchemaOutdated("the service's schema is outdated: run `consumer migrate`")
+
+
+@asynccontextmanager
+async def deadline(connection: Connection, seconds: float) -> AsyncIterator[None]:
+    """Sever the connection if the block takes longer; it then fails as any lost connection does.
+
+    A shutdown of the socket, not a cancellation: to cancel, psycopg asks the server, which a dead network
+    never answers.
+    """
+    timer = asyncio.get_running_loop().call_later(seconds, sever, connection)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def sever(connection: Connection) -> None:
+    """Cut the connection now: whoever waits on it wakes up with an OperationalError."""
+    if connection.closed:
+        return
+    with socket.socket(fileno=os.dup(connection.pgconn.socket)) as peer:
+        try:
+            peer.shutdown(socket.SHUT_RDWR)
+        except OSError:  # it is gone already
+            return

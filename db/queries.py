@@ -1,0 +1,344 @@
+"""The statements of recovery.
+
+CLAIM, ENQUEUE and RESOLVE run in one transaction, in one round trip. What a statement must hand to the next stays
+on the server, in settings local to the transaction, so a consumer that freezes between two of them holds nothing.
+"""
+
+from typing import LiteralString
+
+# Batches are small and every look-up has an index: whatever the statistics say, a plan that scans a table is wrong,
+# and a plan made once is as good as a new one. `own` keeps our writes from firing our triggers: only the transaction
+# with this id can carry it.
+PREPARE: LiteralString = """
+SELECT
+    set_config('cabinet_recovery.own', pg_current_xact_id()::text, true),
+    set_config('lock_timeout', %(lock_timeout_ms)s::text, true),
+    set_config('statement_timeout', %(statement_timeout_ms)s::text, true),
+    set_config('enable_seqscan', 'off', true),
+    set_config('enable_hashjoin', 'off', true),
+    set_config('enable_mergejoin', 'off', true),
+    set_config('enable_material', 'off', true),
+    set_config('jit', 'off', true),
+    set_config('plan_cache_mode', 'force_generic_plan', true)
+"""
+
+# A lead that has events keeps them: an event more would only look like a new match to one that has failed before.
+ENQUEUE_DUE: LiteralString = """
+INSERT INTO ops.cabinet_recovery_outbox (lead_id, source)
+SELECT decision.lead_id, 'reconcile'
+FROM ops.v_cabinet_recovery_decision AS decision
+WHERE decision.lead_id = ANY(%(lead_ids)s::text[])
+    AND decision.is_due
+    AND NOT EXISTS (SELECT FROM ops.cabinet_recovery_outbox AS event WHERE event.lead_id = decision.lead_id)
+"""
+
+# Here the event more is the point: it makes a lead due that had failed.
+ENQUEUE_ASKED: LiteralString = """
+INSERT INTO ops.cabinet_recovery_outbox (lead_id, source)
+SELECT lead_id, 'operator'
+FROM ops.v_cabinet_recovery_identity
+WHERE lead_id = ANY(%(lead_ids)s::text[])
+"""
+
+# A lead is claimed only with all its events that can be seen: with fewer, another handler is at work on it, perhaps
+# with an older view of the world, and would write last.
+CLAIM: LiteralString = """
+WITH pending AS MATERIALIZED (
+    SELECT lead_id, events, requested_at
+    FROM ops.v_cabinet_recovery_pending
+    WHERE lead_id = ANY(%(lead_ids)s::text[]) AND is_due
+),
+locked AS MATERIALIZED (
+    SELECT event.lead_id, event.event_id, event.source, pending.events
+    FROM pending
+    INNER JOIN ops.cabinet_recovery_outbox AS event ON pending.lead_id = event.lead_id
+    ORDER BY event.lead_id, event.event_id
+    FOR UPDATE OF event SKIP LOCKED
+),
+claim AS MATERIALIZED (
+    SELECT
+        lead_id,
+        array_agg(event_id) AS event_ids,
+        (array_agg(source ORDER BY event_id DESC) FILTER (WHERE source IN ('matching_job', 'identity_link')))[1]
+            AS newest_match
+    FROM locked
+    GROUP BY lead_id
+    HAVING count(*) = min(events)
+)
+SELECT
+    set_config('cabinet_recovery.claim', (SELECT COALESCE(jsonb_agg(claim), '[]') FROM claim)::text, true) IS NOT NULL,
+    ARRAY(SELECT lead_id FROM pending WHERE lead_id NOT IN (SELECT lead_id FROM claim)) AS busy,
+    (SELECT jsonb_object_agg(lead_id, EXTRACT(EPOCH FROM requested_at)) FROM pending) AS requested_at
+"""
+
+# The decision is the view's; here it is carried out. Each write carries what the decision saw (`moved_from`,
+# `replaced`) and is made only if that still stands; a write that did not come back leaves its lead's events
+# pending. IN (SELECT …) in place of joins among the parts: it hashes, while joins may only use indexes here.
+RESOLVE: LiteralString = """
+WITH claimed AS MATERIALIZED (
+    SELECT *
+    FROM jsonb_to_recordset(current_setting('cabinet_recovery.claim')::jsonb)
+        AS claim (lead_id text, event_ids bigint[], newest_match text)
+),
+decided AS MATERIALIZED (
+    SELECT *
+    FROM ops.v_cabinet_recovery_decision
+    WHERE lead_id = ANY(ARRAY(SELECT lead_id FROM claimed))
+),
+linked AS (
+    INSERT INTO canon.identity_links AS link (
+        person_key, source_table, source_pk, snapshot_date, match_rule, match_score, confidence_level, evidence,
+        linked_at
+    )
+    SELECT
+        person_key, 'module_ct_cabinet_leads', lead_id, COALESCE(lead_created_at, now()), 'cabinet_recovery', 95,
+        'HIGH',
+        jsonb_strip_nulls(jsonb_build_object('job_id', job_id, 'moved_from', link_person_key)),
+        now()
+    FROM decided
+    WHERE link_action IS NOT NULL
+    ORDER BY lead_id
+    ON CONFLICT (source_table, source_pk) DO UPDATE SET
+        person_key = EXCLUDED.person_key,
+        match_rule = EXCLUDED.match_rule,
+        match_score = EXCLUDED.match_score,
+        confidence_level = EXCLUDED.confidence_level,
+        linked_at = EXCLUDED.linked_at,
+        evidence = (EXCLUDED.evidence - 'moved_from') || jsonb_build_object('previous', jsonb_build_object(
+            'person_key', link.person_key,
+            'match_rule', link.match_rule,
+            'match_score', link.match_score,
+            'confidence_level', link.confidence_level,
+            'linked_at', link.linked_at,
+            'evidence',
+            CASE jsonb_typeof(link.evidence) WHEN 'object' THEN link.evidence - 'previous' ELSE link.evidence END
+        ))
+    WHERE link.person_key::text = EXCLUDED.evidence ->> 'moved_from'
+    RETURNING link.source_pk::text AS lead_id
+),
+standing AS MATERIALIZED (
+    SELECT
+        *,
+        lead_id IN (SELECT lead_id FROM linked) AS link_written,
+        link_action IS NULL OR lead_id IN (SELECT lead_id FROM linked) AS link_stands
+    FROM decided
+),
+ranked AS MATERIALIZED (
+    SELECT
+        *,
+        -- One person, one origin: among the leads that would take it, the earlier wins.
+        CASE WHEN origin_action IS NOT NULL AND link_stands THEN
+            first_value(lead_id) OVER (
+                PARTITION BY person_key, origin_action IS NOT NULL AND link_stands
+                ORDER BY lead_created_at ASC NULLS LAST, lead_id COLLATE "C" ASC
+            )
+        END AS winner
+    FROM standing
+),
+originated AS (
+    INSERT INTO canon.identity_origin AS origin (
+        person_key, origin_tag, origin_source_id, origin_confidence, origin_created_at, evidence, decided_by,
+        decided_at, resolution_status, created_at, updated_at
+    )
+    SELECT
+        person_key, 'cabinet_lead', lead_id, 95,
+        COALESCE(lead_created_at, CASE WHEN NOT link_written THEN linked_at END, now()),
+        jsonb_build_object('recovered_by', 'cabinet_recovery') || CASE
+            WHEN origin_action = 'update' THEN
+                jsonb_build_object('replaced', jsonb_build_object(
+                    'origin_tag', origin_tag,
+                    'origin_source_id', origin_source_id,
+                    'resolution_status', origin_resolution_status,
+                    'decided_by', origin_decided_by
+                ))
+            ELSE '{}'
+        END,
+        'system', now(), 'resolved_auto', now(), now()
+    FROM ranked
+    WHERE lead_id = winner
+    ORDER BY person_key
+    ON CONFLICT (person_key) DO UPDATE SET
+        origin_tag = EXCLUDED.origin_tag,
+        origin_source_id = EXCLUDED.origin_source_id,
+        origin_confidence = EXCLUDED.origin_confidence,
+        origin_created_at = EXCLUDED.origin_created_at,
+        decided_by = EXCLUDED.decided_by,
+        decided_at = EXCLUDED.decided_at,
+        resolution_status = EXCLUDED.resolution_status,
+        updated_at = EXCLUDED.updated_at,
+        evidence = jsonb_set(EXCLUDED.evidence, '{replaced,evidence}', COALESCE(
+            CASE jsonb_typeof(origin.evidence)
+                WHEN 'object' THEN origin.evidence - 'replaced' ELSE origin.evidence
+            END,
+            'null'
+        ))
+    WHERE EXCLUDED.evidence -> 'replaced' = jsonb_build_object(
+        'origin_tag', origin.origin_tag,
+        'origin_source_id', origin.origin_source_id,
+        'resolution_status', origin.resolution_status,
+        'decided_by', origin.decided_by
+    )
+    RETURNING origin.person_key, origin.origin_source_id
+),
+resolved AS MATERIALIZED (
+    SELECT
+        lead_id,
+        person_key,
+        method,
+        match_waits,
+        CASE WHEN link_written THEN link_action END AS link,
+        CASE WHEN lead_id = winner THEN origin_action END AS origin,
+        CASE
+            WHEN NOT link_stands OR (winner IS NOT NULL AND person_key NOT IN (SELECT person_key FROM originated))
+                THEN NULL
+            WHEN winner <> lead_id THEN 'origin_held'
+            ELSE outcome
+        END AS outcome,
+        CASE
+            WHEN winner <> lead_id THEN 'the origin of its person belongs to lead ' || left(winner, 100)
+            ELSE reason
+        END AS reason
+    FROM ranked
+    UNION ALL
+    SELECT
+        lead_id, NULL, NULL, COALESCE(newest_match = 'matching_job', false), NULL, NULL,
+        'unknown_lead', 'no such lead yet'
+    FROM claimed
+    WHERE (lead_id IN (SELECT lead_id FROM decided)) IS NOT TRUE
+),
+audited AS (
+    INSERT INTO ops.cabinet_lead_recovery_audit AS audit (
+        lead_id, first_recovered_at, last_recovered_at, recovered_person_key, recovered_by, recovery_method,
+        updated_at
+    )
+    SELECT lead_id, now(), now(), person_key, 'system', method, now()
+    FROM resolved
+    WHERE outcome = 'recovered'
+    ORDER BY lead_id
+    ON CONFLICT (lead_id) DO UPDATE SET
+        last_recovered_at = EXCLUDED.last_recovered_at,
+        recovered_person_key = EXCLUDED.recovered_person_key,
+        recovered_by = EXCLUDED.recovered_by,
+        recovery_method = EXCLUDED.recovery_method,
+        updated_at = EXCLUDED.updated_at
+    -- A row that this statement made has no xmax.
+    RETURNING audit.lead_id::text AS lead_id, audit.xmax = 0 AS is_new
+),
+excepted AS (
+    INSERT INTO ops.cabinet_recovery_exception AS exception (lead_id, outcome, message, match_waits)
+    SELECT lead_id, CASE WHEN match_waits AND outcome <> 'unknown_lead' THEN 'unknown_person' ELSE outcome END,
+        reason, match_waits
+    FROM resolved
+    WHERE outcome NOT IN ('recovered', 'unchanged') OR (match_waits AND outcome IS NOT NULL)
+    ORDER BY lead_id
+    ON CONFLICT (lead_id) DO UPDATE SET
+        outcome = EXCLUDED.outcome,
+        message = EXCLUDED.message,
+        match_waits = EXCLUDED.match_waits,
+        sqlstate = NULL,
+        attempts = 0,
+        failed_events = 0,
+        next_attempt_at = NULL,
+        parked_at = NULL,
+        first_seen_at = CASE WHEN exception.resolved_at IS NULL THEN exception.first_seen_at ELSE now() END,
+        last_seen_at = now(),
+        resolved_at = NULL
+),
+cleared AS (
+    UPDATE ops.cabinet_recovery_exception AS exception
+    SET resolved_at = now(), match_waits = false
+    FROM resolved
+    WHERE exception.lead_id = resolved.lead_id
+        AND exception.resolved_at IS NULL
+        AND resolved.outcome IN ('recovered', 'unchanged')
+        AND NOT resolved.match_waits
+),
+settled AS (
+    DELETE FROM ops.cabinet_recovery_outbox AS event
+    USING claimed CROSS JOIN unnest(claimed.event_ids) AS claimed_event (event_id)
+    WHERE event.lead_id = claimed.lead_id
+        AND event.event_id = claimed_event.event_id
+        AND (claimed.lead_id IN (SELECT lead_id FROM resolved WHERE outcome IS NOT NULL)) IS TRUE
+)
+SELECT
+    lead_id,
+    outcome,
+    reason,
+    method,
+    link,
+    origin,
+    CASE
+        WHEN lead_id IN (SELECT lead_id FROM audited WHERE is_new) THEN 'create'
+        WHEN lead_id IN (SELECT lead_id FROM audited) THEN 'update'
+    END AS audit,
+    EXTRACT(EPOCH FROM clock_timestamp())::float8 AS recovered_at
+FROM resolved
+"""
+
+# An event is made where the failed transaction took its own away with it. Matched anew or asked for by an operator,
+# a lead starts over.
+RECORD_FAILURE: LiteralString = """
+WITH pending AS (
+    SELECT count(*) AS events FROM ops.cabinet_recovery_outbox WHERE lead_id = %(lead_id)s
+),
+kept AS (
+    INSERT INTO ops.cabinet_recovery_outbox (lead_id, source)
+    SELECT %(lead_id)s, 'reconcile' FROM pending WHERE events = 0
+)
+INSERT INTO ops.cabinet_recovery_exception AS exception (
+    lead_id, outcome, sqlstate, message, attempts, failed_events
+)
+SELECT %(lead_id)s, 'failed', %(sqlstate)s, %(message)s, 1, GREATEST(events, 1) FROM pending
+ON CONFLICT (lead_id) DO UPDATE SET
+    outcome = 'failed',
+    sqlstate = EXCLUDED.sqlstate,
+    message = EXCLUDED.message,
+    failed_events = EXCLUDED.failed_events,
+    attempts = CASE
+        WHEN exception.outcome = 'failed'
+            AND exception.resolved_at IS NULL
+            AND exception.failed_events >= EXCLUDED.failed_events
+            THEN exception.attempts + 1
+        ELSE 1
+    END,
+    first_seen_at = CASE WHEN exception.resolved_at IS NULL THEN exception.first_seen_at ELSE now() END,
+    last_seen_at = now(),
+    resolved_at = NULL
+"""
+
+SCHEDULE_RETRY: LiteralString = """
+UPDATE ops.cabinet_recovery_exception
+SET
+    next_attempt_at = now() + LEAST(interval '1 second' * 2 ^ LEAST(attempts - 1, 20), interval '1 hour'),
+    parked_at = CASE WHEN attempts >= %(max_attempts)s THEN now() END
+WHERE lead_id = %(lead_id)s
+RETURNING attempts, parked_at IS NOT NULL AS parked,
+    EXTRACT(EPOCH FROM next_attempt_at - now())::float8 AS retry_seconds
+"""
+
+# Rule of order: open windows first, the one that closes soonest leading; then expired ones, newest first; no date
+# last. The distance to now is the order within both.
+LIST_PENDING: LiteralString = """
+SELECT pending.lead_id
+FROM ops.v_cabinet_recovery_pending AS pending
+LEFT JOIN ops.v_cabinet_recovery_identity AS lead ON pending.lead_id = lead.lead_id
+WHERE pending.is_due
+ORDER BY
+    lead.window_ends_at >= now() DESC NULLS LAST,
+    abs(EXTRACT(EPOCH FROM lead.window_ends_at - now())) ASC NULLS LAST,
+    pending.lead_id ASC
+LIMIT %(limit)s
+"""
+
+# What has no event, by state: matches older than the triggers, direct writes to partitions, restores.
+LIST_WITHOUT_EVENT: LiteralString = """
+SELECT decision.lead_id
+FROM ops.v_cabinet_recovery_decision AS decision
+WHERE decision.is_due
+    AND NOT EXISTS (SELECT FROM ops.cabinet_recovery_outbox AS event WHERE event.lead_id = decision.lead_id)
+ORDER BY
+    decision.window_ends_at >= now() DESC NULLS LAST,
+    abs(EXTRACT(EPOCH FROM decision.window_ends_at - now())) ASC NULLS LAST,
+    decision.lead_id ASC
+LIMIT %(limit)s
+"""
