@@ -1,12 +1,9 @@
-"""Connections: addresses of every shape, refusals told apart, and a deadline that a dead network cannot outlast."""
+"""Connections: addresses of every shape, and refusals told apart."""
 
-import asyncio
 import os
 import re
-import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import psycopg
@@ -105,8 +102,7 @@ def _as_libpq_url(text: str) -> str:
     return urlunsplit(url._replace(scheme="postgresql", query=urlencode(query) if renamed else url.query))
 
 
-type_row = dict[str, object]
-Connection = psycopg.AsyncConnection[dict[str, object]]
+Connection = psycopg.AsyncConnection[dict[str, Any]]
 
 
 async def connect(address: Address, role: str) -> Connection:
@@ -155,35 +151,16 @@ async def require_schema(connection: Connection) -> None:
     """Raise SchemaOutdated unless the migrations that this code needs have run."""
     try:
         cursor = await connection.execute("SELECT version_num FROM ops.cabinet_recovery_alembic_version")
-    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
-        raise SchemaOutdated("the service's schema is missing: run `consumer migrate`") from None
+        row = await cursor.fetchone()
+    except psycopg.errors.UndefinedTable:
+        row = None
     except psycopg.errors.InsufficientPrivilege as error:
         raise AccessRefused(f"the role lacks its rights: {error.diag.message_primary}") from None
-    row = await cursor.fetchone()
-    if row is None or str(row["version_num"]) < SCHEMA_REVISION:
-        raise SchemaOutdated("the service's schema is outdated: run `consumer migrate`")
+    require_revision(row["version_num"] if row else None)
 
 
-@asynccontextmanager
-async def deadline(connection: Connection, seconds: float) -> AsyncIterator[None]:
-    """Sever the connection if the block takes longer; it then fails as any lost connection does.
-
-    A shutdown of the socket, not a cancellation: to cancel, psycopg asks the server, which a dead network
-    never answers.
-    """
-    timer = asyncio.get_running_loop().call_later(seconds, sever, connection)
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-def sever(connection: Connection) -> None:
-    """Cut the connection now: whoever waits on it wakes up with an OperationalError."""
-    if connection.closed:
-        return
-    with socket.socket(fileno=os.dup(connection.pgconn.socket)) as peer:
-        try:
-            peer.shutdown(socket.SHUT_RDWR)
-        except OSError:  # it is gone already
-            return
+def require_revision(found: str | None) -> None:
+    if found is None:
+        raise SchemaOutdated("the service's schema is missing: run `consumer migrate`")
+    if found < SCHEMA_REVISION:
+        raise SchemaOutdated(f"the service's schema is outdated ({found}): run `consumer migrate`")

@@ -7,11 +7,9 @@ on the server, in settings local to the transaction, so a consumer that freezes 
 from typing import LiteralString
 
 # Batches are small and every look-up has an index: whatever the statistics say, a plan that scans a table is wrong,
-# and a plan made once is as good as a new one. `own` keeps our writes from firing our triggers: only the transaction
-# with this id can carry it.
-PREPARE: LiteralString = """
+# and a plan made once is as good as a new one.
+SET_UP_BATCH: LiteralString = """
 SELECT
-    set_config('cabinet_recovery.own', pg_current_xact_id()::text, true),
     set_config('lock_timeout', %(lock_timeout_ms)s::text, true),
     set_config('statement_timeout', %(statement_timeout_ms)s::text, true),
     set_config('enable_seqscan', 'off', true),
@@ -20,6 +18,14 @@ SELECT
     set_config('enable_material', 'off', true),
     set_config('jit', 'off', true),
     set_config('plan_cache_mode', 'force_generic_plan', true)
+"""
+
+# A list may have to look at everything: the planner is free, but compiling costs more than it saves.
+SET_UP_LISTING: LiteralString = """
+SELECT
+    set_config('statement_timeout', %(statement_timeout_ms)s::text, true),
+    set_config('jit', 'off', true),
+    set_config('plan_cache_mode', 'force_custom_plan', true)
 """
 
 # A lead that has events keeps them: an event more would only look like a new match to one that has failed before.
@@ -41,7 +47,8 @@ WHERE lead_id = ANY(%(lead_ids)s::text[])
 """
 
 # A lead is claimed only with all its events that can be seen: with fewer, another handler is at work on it, perhaps
-# with an older view of the world, and would write last.
+# with an older view of the world, and would write last. `own` keeps our writes from firing our triggers: only the
+# transaction with this id can carry it.
 CLAIM: LiteralString = """
 WITH pending AS MATERIALIZED (
     SELECT lead_id, events, requested_at
@@ -66,7 +73,10 @@ claim AS MATERIALIZED (
     HAVING count(*) = min(events)
 )
 SELECT
-    set_config('cabinet_recovery.claim', (SELECT COALESCE(jsonb_agg(claim), '[]') FROM claim)::text, true) IS NOT NULL,
+    set_config('cabinet_recovery.claim', (SELECT COALESCE(jsonb_agg(claim), '[]') FROM claim)::text, true),
+    CASE WHEN EXISTS (SELECT FROM claim) THEN
+        set_config('cabinet_recovery.own', pg_current_xact_id()::text, true)
+    END,
     ARRAY(SELECT lead_id FROM pending WHERE lead_id NOT IN (SELECT lead_id FROM claim)) AS busy,
     (SELECT jsonb_object_agg(lead_id, EXTRACT(EPOCH FROM requested_at)) FROM pending) AS requested_at
 """
@@ -316,29 +326,47 @@ RETURNING attempts, parked_at IS NOT NULL AS parked,
     EXTRACT(EPOCH FROM next_attempt_at - now())::float8 AS retry_seconds
 """
 
-# Rule of order: open windows first, the one that closes soonest leading; then expired ones, newest first; no date
-# last. The distance to now is the order within both.
-LIST_PENDING: LiteralString = """
-SELECT pending.lead_id
+# Open windows first, the one that closes soonest leading; then expired ones, newest first; no date last. The
+# distance to now is the order within both.
+_BY_DEADLINE: LiteralString = """
+ORDER BY
+    window_ends_at >= now() DESC NULLS LAST,
+    abs(EXTRACT(EPOCH FROM window_ends_at) - EXTRACT(EPOCH FROM now())) ASC NULLS LAST,
+    lead_id ASC
+"""
+
+_PENDING: LiteralString = """
+SELECT pending.lead_id, lead.window_ends_at, true AS has_event
 FROM ops.v_cabinet_recovery_pending AS pending
 LEFT JOIN ops.v_cabinet_recovery_identity AS lead ON pending.lead_id = lead.lead_id
 WHERE pending.is_due
-ORDER BY
-    lead.window_ends_at >= now() DESC NULLS LAST,
-    abs(EXTRACT(EPOCH FROM lead.window_ends_at - now())) ASC NULLS LAST,
-    pending.lead_id ASC
-LIMIT %(limit)s
 """
 
 # What has no event, by state: matches older than the triggers, direct writes to partitions, restores.
-LIST_WITHOUT_EVENT: LiteralString = """
-SELECT decision.lead_id
+_WITHOUT_EVENT: LiteralString = """
+SELECT lead_id, window_ends_at, false AS has_event
 FROM ops.v_cabinet_recovery_decision AS decision
-WHERE decision.is_due
+WHERE is_due
     AND NOT EXISTS (SELECT FROM ops.cabinet_recovery_outbox AS event WHERE event.lead_id = decision.lead_id)
-ORDER BY
-    decision.window_ends_at >= now() DESC NULLS LAST,
-    abs(EXTRACT(EPOCH FROM decision.window_ends_at - now())) ASC NULLS LAST,
-    decision.lead_id ASC
-LIMIT %(limit)s
+"""
+
+LIST_PENDING: LiteralString = _PENDING + _BY_DEADLINE + "LIMIT %(limit)s"
+
+LIST_ALL: LiteralString = (
+    "SELECT * FROM (" + _PENDING + " UNION ALL " + _WITHOUT_EVENT + ") AS due" + _BY_DEADLINE + "LIMIT %(limit)s"  # noqa: S608 # all of it is here
+)
+
+_ARE_WAITING: LiteralString = """
+AND lead_id = ANY(ARRAY(
+    SELECT lead_id FROM ops.cabinet_recovery_exception
+    WHERE resolved_at IS NULL AND outcome IN ('unknown_lead', 'unknown_person')
+))
+"""
+LIST_WAITING: LiteralString = _WITHOUT_EVENT + _ARE_WAITING
+
+LIST_SLICE: LiteralString = _WITHOUT_EVENT + "AND lead_pk > %(after)s AND lead_pk <= %(slice_end)s"
+
+SLICE_END: LiteralString = """
+SELECT max(id) AS slice_end
+FROM (SELECT id FROM public.module_ct_cabinet_leads WHERE id > %(after)s ORDER BY id LIMIT %(size)s) AS slice
 """

@@ -7,11 +7,11 @@ from typing import Any, LiteralString
 
 import psycopg
 import structlog
-from psycopg.pq import TransactionStatus
 
 from consumer.handlers.outcome import Batch, Outcome, Recovery
 from db import queries
-from db.connect import Connection, deadline
+from db.connect import Connection
+from db.transaction import run_together
 
 log = structlog.get_logger(__name__)
 
@@ -76,7 +76,7 @@ class Handler:
         statements: list[LiteralString] = [queries.CLAIM, queries.RESOLVE]
         if asked is not None:
             statements.insert(0, asked.value)
-        _, *_, claim, resolved = await self._in_one_transaction([queries.PREPARE, *statements], parameters)
+        _, *_, claim, resolved = await self._together([queries.SET_UP_BATCH, *statements], parameters)
         requested_at = claim[0]["requested_at"]
         lost = [row["lead_id"] for row in resolved if row["outcome"] is None]
         return Batch(
@@ -94,7 +94,7 @@ class Handler:
             "max_attempts": self.max_attempts,
         }
         statements: list[LiteralString] = [queries.RECORD_FAILURE, queries.SCHEDULE_RETRY]
-        *_, scheduled = await self._in_one_transaction(statements, parameters)
+        *_, scheduled = await self._together(statements, parameters)
         retry = scheduled[0]
         if retry["parked"]:
             log.error("lead.parked", lead_id=lead_id, sqlstate=error.sqlstate, attempts=retry["attempts"])
@@ -105,23 +105,10 @@ class Handler:
             retry_seconds=None if retry["parked"] else retry["retry_seconds"],
         )
 
-    async def _in_one_transaction(
+    async def _together(
         self, statements: list[LiteralString], parameters: dict[str, Any]
     ) -> list[list[dict[str, Any]]]:
-        """Send the statements in one go, and the commit with them; the rows of each come back."""
-        # The server's timeout is for each statement; the margin is the network's.
-        seconds = (len(statements) + 1) * self.statement_timeout_seconds + 5
-        async with deadline(self.connection, seconds):
-            try:
-                # Not connection.transaction(), which waits for BEGIN and COMMIT to come back.
-                async with self.connection.pipeline():
-                    await self.connection.execute("BEGIN")
-                    cursors = [await self.connection.execute(text, parameters) for text in statements]
-                    await self.connection.execute("COMMIT")
-            finally:
-                if self.connection.info.transaction_status == TransactionStatus.INERROR:
-                    await self.connection.rollback()
-            return [await cursor.fetchall() if cursor.description else [] for cursor in cursors]
+        return await run_together(self.connection, statements, parameters, self.statement_timeout_seconds)
 
 
 def _is_data_error(error: psycopg.Error) -> bool:

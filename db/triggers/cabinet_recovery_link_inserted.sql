@@ -35,5 +35,5 @@ CREATE OR REPLACE TRIGGER cabinet_recovery_link_inserted
 AFTER INSERT ON canon.identity_links
 REFERENCING NEW TABLE AS new_rows
 FOR EACH STATEMENT
-WHEN (current_setting('cabinet_recovery.own', true) IS DISTINCT FROM pg_current_xact_id_if_assigned()::text)
+WHEN (current_setting('cabinet_recovery.own', TRUE) IS DISTINCT FROM pg_current_xact_id_if_assigned()::text)
 EXECUTE FUNCTION ops.cabinet_recovery_link_inserted();

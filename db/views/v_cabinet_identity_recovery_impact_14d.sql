@@ -22,7 +22,7 @@ SELECT
     audit.first_recovered_at AS recovered_at,
     CASE
         WHEN audit.first_recovered_at IS NOT NULL
-            THEN COALESCE(audit.first_recovered_at <= identity.window_ends_at, false)
+            THEN COALESCE(audit.first_recovered_at <= identity.window_ends_at, FALSE)
     END AS recovered_within_14d,
     CASE
         WHEN identity.person_key_effective IS NULL THEN 'still_unidentified'

@@ -8,7 +8,7 @@
 --           saw, for the handler to check again when it writes
 -- Requires: v_cabinet_recovery_identity
 --
--- The OFFSET 0 keep the planner from copying a subquery to every place that mentions its result.
+-- Each LIMIT 1 keeps the planner from copying a subquery to every place that mentions its result.
 
 CREATE OR REPLACE VIEW ops.v_cabinet_recovery_decision AS
 SELECT
@@ -18,8 +18,10 @@ SELECT
     identity.lead_date,
     identity.window_ends_at,
     chosen.person_key,
-    CASE WHEN chosen.person_key IS NOT NULL THEN
-        CASE WHEN chosen.link_action IS NULL THEN 'identity_link' ELSE 'matching_job' END
+    CASE
+        WHEN chosen.person_key IS NOT NULL
+            THEN
+                CASE WHEN chosen.link_action IS NULL THEN 'identity_link' ELSE 'matching_job' END
     END AS method,
     chosen.link_action,
     CASE verdict.outcome
@@ -28,8 +30,9 @@ SELECT
     END AS origin_action,
     final.outcome,
     CASE
-        WHEN chosen.match_waits AND final.outcome <> 'unknown_person' THEN
-            verdict.reason || '; its new match names a person who is not in the registry yet'
+        WHEN chosen.match_waits AND final.outcome <> 'unknown_person'
+            THEN
+                verdict.reason || '; its new match names a person who is not in the registry yet'
         ELSE verdict.reason
     END AS reason,
     chosen.match_waits,
@@ -52,87 +55,99 @@ SELECT
 FROM ops.v_cabinet_recovery_identity AS identity
 LEFT JOIN ops.cabinet_recovery_exception AS exception
     ON identity.lead_id = exception.lead_id AND exception.resolved_at IS NULL
-CROSS JOIN LATERAL (
-    -- A job that names another person than the link counts only as a new match: an event newer than any of the
-    -- link's, or one that had to wait for its lead or person.
-    SELECT CASE WHEN identity.job_person_key <> identity.link_person_key THEN
-        COALESCE(
-            (
-                SELECT event.source = 'matching_job'
-                FROM ops.cabinet_recovery_outbox AS event
-                WHERE event.lead_id = identity.lead_id AND event.source IN ('matching_job', 'identity_link')
-                ORDER BY event.event_id DESC
-                LIMIT 1
-            ),
-            exception.match_waits
-        )
-    END IS TRUE AS supersedes
-    OFFSET 0
-) AS job
-CROSS JOIN LATERAL (
-    SELECT
-        CASE
-            WHEN identity.link_pk IS NULL OR (job.supersedes AND identity.job_person_known IS NOT NULL)
-                THEN identity.job_person_known
-            ELSE identity.link_person_known
-        END AS person_key,
-        CASE
-            WHEN identity.job_person_known IS NULL THEN NULL
-            WHEN identity.link_pk IS NULL THEN 'create'
-            WHEN job.supersedes THEN 'move'
-        END AS link_action,
-        job.supersedes AND identity.job_person_known IS NULL AS match_waits
-    OFFSET 0
-) AS chosen
+CROSS JOIN
+    LATERAL (
+        -- A job that names another person than the link counts only as a new match: an event newer than any of the
+        -- link's, or one that had to wait for its lead or person.
+        SELECT
+            CASE
+                WHEN identity.job_person_key <> identity.link_person_key
+                    THEN
+                        COALESCE(
+                            (
+                                SELECT event.source = 'matching_job'
+                                FROM ops.cabinet_recovery_outbox AS event
+                                WHERE
+                                    event.lead_id = identity.lead_id
+                                    AND event.source IN ('matching_job', 'identity_link')
+                                ORDER BY event.event_id DESC
+                                LIMIT 1
+                            ),
+                            exception.match_waits
+                        )
+            END IS TRUE AS supersedes
+        LIMIT 1
+    ) AS job
+CROSS JOIN
+    LATERAL (
+        SELECT
+            CASE
+                WHEN identity.link_pk IS NULL OR (job.supersedes AND identity.job_person_known IS NOT NULL)
+                    THEN identity.job_person_known
+                ELSE identity.link_person_known
+            END AS person_key,
+            CASE
+                WHEN identity.job_person_known IS NULL THEN NULL
+                WHEN identity.link_pk IS NULL THEN 'create'
+                WHEN job.supersedes THEN 'move'
+            END AS link_action,
+            job.supersedes AND identity.job_person_known IS NULL AS match_waits
+        LIMIT 1
+    ) AS chosen
 LEFT JOIN canon.identity_origin AS origin ON chosen.person_key = origin.person_key
-CROSS JOIN LATERAL (
-    SELECT
-        CASE
-            WHEN chosen.person_key IS NULL THEN
-                CASE
-                    WHEN identity.link_pk IS NULL AND identity.job_person_key IS NULL THEN 'no_person_key'
-                    ELSE 'unknown_person'
-                END
-            WHEN origin.person_key IS NULL THEN 'origin_free'
-            WHEN origin.origin_tag::text = 'cabinet_lead' AND origin.origin_source_id = identity.lead_id
-                THEN 'origin_ours'
-            WHEN
-                origin.decided_by::text = 'manual'
-                OR origin.resolution_status::text IN ('resolved_manual', 'discarded', 'marked_legacy')
-                THEN 'origin_manual'
-            WHEN origin.origin_tag::text <> 'cabinet_lead' THEN 'origin_replaceable'
-            WHEN
-                EXISTS (
-                    SELECT
-                    FROM ops.v_cabinet_recovery_identity AS holder
-                    WHERE
-                        holder.lead_id = origin.origin_source_id
-                        AND holder.person_key_effective = chosen.person_key
-                )
-                THEN 'origin_held'
-            ELSE 'origin_replaceable'
-        END AS outcome
-    OFFSET 0
-) AS state
-CROSS JOIN LATERAL (
-    SELECT
-        state.outcome,
-        CASE state.outcome
-            WHEN 'no_person_key' THEN 'no link and no matched job: the engine has not found its person'
-            WHEN 'unknown_person' THEN 'its match names a person who is not in the registry yet'
-            WHEN 'origin_manual' THEN 'the origin of its person was decided by hand, discarded or marked as legacy'
-            WHEN 'origin_held' THEN
-                'the origin of its person belongs to lead ' || left(origin.origin_source_id, 100)
-            WHEN 'origin_free' THEN 'its person has no origin yet'
-            WHEN 'origin_replaceable' THEN
-                'replaces the origin ' || origin.origin_tag::text || ' ' || left(origin.origin_source_id, 100)
-            WHEN 'origin_ours' THEN
-                CASE
-                    WHEN chosen.link_action IS NULL THEN 'link and origin already stand'
-                    ELSE 'the origin already stands, the link does not'
-                END
-        END AS reason
-) AS verdict
+CROSS JOIN
+    LATERAL (
+        SELECT
+            CASE
+                WHEN chosen.person_key IS NULL
+                    THEN
+                        CASE
+                            WHEN identity.link_pk IS NULL AND identity.job_person_key IS NULL THEN 'no_person_key'
+                            ELSE 'unknown_person'
+                        END
+                WHEN origin.person_key IS NULL THEN 'origin_free'
+                WHEN origin.origin_tag::text = 'cabinet_lead' AND origin.origin_source_id = identity.lead_id
+                    THEN 'origin_ours'
+                WHEN
+                    origin.decided_by::text = 'manual'
+                    OR origin.resolution_status::text IN ('resolved_manual', 'discarded', 'marked_legacy')
+                    THEN 'origin_manual'
+                WHEN origin.origin_tag::text <> 'cabinet_lead' THEN 'origin_replaceable'
+                WHEN
+                    EXISTS (
+                        SELECT
+                        FROM ops.v_cabinet_recovery_identity AS holder
+                        WHERE
+                            holder.lead_id = origin.origin_source_id
+                            AND holder.person_key_effective = chosen.person_key
+                    )
+                    THEN 'origin_held'
+                ELSE 'origin_replaceable'
+            END AS outcome
+        LIMIT 1
+    ) AS state
+CROSS JOIN
+    LATERAL (
+        SELECT
+            state.outcome,
+            CASE state.outcome
+                WHEN 'no_person_key' THEN 'no link and no matched job: the engine has not found its person'
+                WHEN 'unknown_person' THEN 'its match names a person who is not in the registry yet'
+                WHEN 'origin_manual' THEN 'the origin of its person was decided by hand, discarded or marked as legacy'
+                WHEN 'origin_held'
+                    THEN
+                        'the origin of its person belongs to lead ' || LEFT(origin.origin_source_id, 100)
+                WHEN 'origin_free' THEN 'its person has no origin yet'
+                WHEN 'origin_replaceable'
+                    THEN
+                        'replaces the origin ' || origin.origin_tag::text || ' ' || LEFT(origin.origin_source_id, 100)
+                WHEN 'origin_ours' THEN
+                    CASE
+                        WHEN chosen.link_action IS NULL THEN 'link and origin already stand'
+                        ELSE 'the origin already stands, the link does not'
+                    END
+            END AS reason
+    ) AS verdict
 CROSS JOIN LATERAL (
     SELECT
         result.outcome,

@@ -13,10 +13,12 @@ SELECT
     lead.lead_created_at AT TIME ZONE zone.name AS lead_created_at,
     lead.lead_created_at::date AS lead_date,
     -- Clamped, because one absurd date must not make every query over the window fail.
-    CASE WHEN lead.lead_created_at IS NOT NULL THEN
-        (
-            LEAST(GREATEST(lead.lead_created_at, timestamp '0001-01-02'), timestamp '9999-01-01')::date + 14
-        )::timestamp AT TIME ZONE zone.name
+    CASE
+        WHEN lead.lead_created_at IS NOT NULL
+            THEN
+                (
+                    LEAST(GREATEST(lead.lead_created_at, timestamp '0001-01-02'), timestamp '9999-01-01')::date + 14
+                )::timestamp AT TIME ZONE zone.name
     END AS window_ends_at,
     link.id AS link_pk,
     link.person_key AS link_person_key,
@@ -43,4 +45,7 @@ LEFT JOIN ops.identity_matching_jobs AS job
 LEFT JOIN canon.identity_registry AS job_person ON job.matched_person_key = job_person.person_key
 WHERE
     lead.external_id IS NOT NULL
-    OR NOT EXISTS (SELECT FROM public.module_ct_cabinet_leads AS owner WHERE owner.external_id = lead.id::text);
+    OR NOT EXISTS (
+        SELECT FROM public.module_ct_cabinet_leads AS owner
+        WHERE owner.external_id = lead.id::text
+    );

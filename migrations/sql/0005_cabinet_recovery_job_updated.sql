@@ -42,5 +42,5 @@ CREATE OR REPLACE TRIGGER cabinet_recovery_job_updated
 AFTER UPDATE ON ops.identity_matching_jobs
 REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
 FOR EACH STATEMENT
-WHEN (current_setting('cabinet_recovery.own', true) IS DISTINCT FROM pg_current_xact_id_if_assigned()::text)
+WHEN (current_setting('cabinet_recovery.own', TRUE) IS DISTINCT FROM pg_current_xact_id_if_assigned()::text)
 EXECUTE FUNCTION ops.cabinet_recovery_job_updated();

@@ -31,14 +31,18 @@ def adopt(view: str, columns: str) -> None:
     """Create a host-named view, or replace it and keep its definition; one that does not fit is left alone."""
     # Nothing in the path, so that the kept definition qualifies every name.
     execution.run("SET LOCAL search_path = pg_catalog")
-    found = op.get_bind().execute(
-        sa.text("""
+    found = (
+        op.get_bind()
+        .execute(
+            sa.text("""
             SELECT pg_get_viewdef(attrelid) AS definition, string_agg(attname, ' ' ORDER BY attnum) AS columns
             FROM pg_attribute WHERE attrelid = to_regclass(:view) AND attnum > 0 AND NOT attisdropped
             GROUP BY attrelid
         """),
-        {"view": f"ops.{view}"},
-    ).one_or_none()
+            {"view": f"ops.{view}"},
+        )
+        .one_or_none()
+    )
     execution.run("SET LOCAL search_path TO DEFAULT")
     if found is None:
         execution.run(execution.frozen(f"0004_{view}"))

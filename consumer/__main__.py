@@ -1,0 +1,5 @@
+"""`python -m consumer` is the console script."""
+
+from consumer.cli import main
+
+main()

@@ -1,0 +1,78 @@
+"""Recovery by hand, by cron or from Python: one pass over everything that is due, or over leads by name."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from consumer.connection import open_handler
+from consumer.handlers.outcome import Batch, Outcome, Recovery, Summary
+from consumer.handlers.recover import Asked, Handler
+from consumer.settings import Settings
+from consumer.sweeper import in_batches, list_due, recover_batch
+
+BUSY_ROUNDS = 5
+BUSY_PAUSE_SECONDS = 0.3
+
+Progress = Callable[[int, int], None]
+
+
+def backfill(settings: Settings, limit: int, on_progress: Progress = lambda _done, _total: None) -> Summary:
+    """Recover up to `limit` due leads, the most urgent first; `on_progress` is told (done, total) after each batch.
+
+    A lead that another transaction holds is tried again a few times and then left, pending, to whoever sweeps next.
+    Raises ValueError for a limit below 1, and db.connect.DatabaseError or psycopg.Error where the database fails:
+    what was done until then stays done, and the next run goes on from there.
+    """
+    if limit < 1:
+        raise ValueError(f"limit must be 1 or more, not {limit}")
+    return asyncio.run(_backfill(settings, limit, on_progress))
+
+
+def reprocess(settings: Settings, lead_ids: Sequence[str]) -> list[Recovery]:
+    """Recover the leads by name, whatever became of them before; parked ones start over.
+
+    One answer for each, in their order. A lead that another transaction holds all the while has the answer
+    `failed`; its event stands, and the next sweep takes it. Raises as `backfill` does.
+    """
+    return asyncio.run(_reprocess(settings, list(dict.fromkeys(lead_ids))))
+
+
+async def _backfill(settings: Settings, limit: int, on_progress: Progress) -> Summary:
+    handler = await open_handler(settings, "sweep")
+    async with handler.connection:
+        summary, done = Summary(), 0
+        busy: list[str] = []
+        leads = await list_due(handler, limit=limit)
+        on_progress(0, len(leads))
+        for part in in_batches(leads, settings.batch_size):
+            batch = await recover_batch(handler, part)
+            summary.add(batch.recoveries)
+            busy += batch.busy
+            done += len(part)
+            on_progress(done, len(leads))
+        return summary.add((await _recover_patiently(handler, busy, Asked.BY_SWEEP)).recoveries)
+
+
+async def _reprocess(settings: Settings, lead_ids: list[str]) -> list[Recovery]:
+    handler = await open_handler(settings, "reprocess")
+    async with handler.connection:
+        answers: dict[str, Recovery] = {}
+        for start in range(0, len(lead_ids), settings.batch_size):
+            part = lead_ids[start : start + settings.batch_size]
+            batch = await _recover_patiently(handler, part, Asked.BY_OPERATOR)
+            answers |= {recovery.lead_id: recovery for recovery in batch.recoveries}
+            answers |= {
+                lead_id: Recovery(lead_id, Outcome.FAILED, "another transaction holds it; try again")
+                for lead_id in batch.busy
+            }
+    unknown = "there is no lead with this lead_id (COALESCE(external_id, id))"
+    return [answers.get(lead_id) or Recovery(lead_id, Outcome.UNKNOWN_LEAD, unknown) for lead_id in lead_ids]
+
+
+async def _recover_patiently(handler: Handler, lead_ids: list[str], asked: Asked) -> Batch:
+    batch = Batch(busy=lead_ids)
+    for attempt in range(BUSY_ROUNDS):
+        if not batch.busy:
+            break
+        await asyncio.sleep(attempt * BUSY_PAUSE_SECONDS)
+        batch = Batch(batch.recoveries) + await handler.recover(batch.busy, asked)
+    return batch

@@ -1,0 +1,226 @@
+"""The commands. Each says what it will do in --help, and in one line why it could not."""
+
+import json
+import sys
+import traceback
+from dataclasses import asdict, fields
+from typing import Annotated, Literal
+
+import typer
+
+from consumer.errors import ExitCode, exit_code_of, one_line
+from consumer.settings import Settings, allowed, variable_of
+
+# Heavy imports stand inside the commands: --help is to answer at once.
+# ruff: noqa: PLC0415
+
+EXIT_STATUS = (
+    "Exit status: 0 done; 1 unexpected error; 2 usage or settings; 3 schema missing or outdated; 4 database; "
+    "5 some leads failed, are unknown or parked; 130, 143 stopped by a signal before the work was done."
+)
+SETTINGS = "Settings, from the environment:\n\n\b\n" + "\n".join(
+    f"{variable_of(setting)}\n    {setting.metadata['help']}"
+    + ("" if setting.name == "database" else f" ({allowed(setting)}; default {setting.default})")
+    for setting in fields(Settings)
+)
+
+app = typer.Typer(
+    name="consumer",
+    help="Recovers matched cabinet leads: link, origin and audit, within milliseconds of the match.",
+    epilog=f"{EXIT_STATUS}\n\n{SETTINGS}",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+triggers = typer.Typer(help="The triggers on the host's tables, which turn matches into events.", no_args_is_help=True)
+app.add_typer(triggers, name="triggers")
+
+Json = Annotated[bool, typer.Option("--json", help="For machines: JSON on standard output.")]
+
+
+def main() -> None:
+    """Run the command line; every failure ends as one line on stderr and a documented exit status."""
+    try:
+        status = app(standalone_mode=False)
+    except typer.TyperException as error:
+        _leave(f"{error.format_message()} (see --help)", ExitCode.USAGE)
+    except typer.Abort:
+        _leave("stopped", ExitCode.INTERRUPTED)
+    except KeyboardInterrupt:
+        _leave("stopped; what was done stays done", ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise SystemExit(ExitCode.DONE) from None
+    except Exception as error:  # noqa: BLE001 # the one place where every error ends
+        _leave_with(error)
+    else:
+        raise SystemExit(status or ExitCode.DONE)
+
+
+def _leave_with(error: Exception) -> None:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    status = exit_code_of(error)
+    if status == ExitCode.UNEXPECTED:
+        # A defect of ours: whoever mends it needs to know where.
+        traceback.print_exception(error)
+    _leave(one_line(error), status)
+
+
+def _leave(text: str, status: ExitCode) -> None:
+    print(f"consumer: {text}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+def _settings() -> Settings:
+    from consumer import log
+
+    settings = Settings.from_environment()
+    log.configure(settings.log_level, settings.log_format)
+    return settings
+
+
+@app.command()
+def run() -> None:
+    """Run the daemon: recover each lead as its match is committed, and sweep for what was missed.
+
+    It waits for a server that is away, as long as that takes. SIGTERM or SIGINT ends it after the batch in hand.
+    Any number may run, on any hosts: they share the work. Logs go to stderr.
+    """
+    import asyncio
+
+    from consumer.service import GraceExceeded, Service
+
+    settings = _settings()
+    try:
+        asyncio.run(Service(settings).run())
+    except* GraceExceeded as late:
+        _leave(one_line(late.exceptions[0]), ExitCode.TERMINATED)
+
+
+@app.command()
+def sweep(
+    limit: Annotated[int, typer.Option(min=1, help="Leads at most; the most urgent come first.")] = 10_000,
+    as_json: Json = False,
+) -> None:
+    """Recover everything that is due, once: a backfill, or a job for cron.
+
+    Due is what has a pending event, and what its state shows to be unrecovered, however old. Windows that are still
+    open come first, the one that closes soonest leading. Safe to interrupt, to repeat and to run beside the daemon.
+    """
+    from consumer.backfill import backfill
+    from consumer.report import progress_bar, show_summary
+
+    settings = _settings()
+    with progress_bar() as on_progress:
+        result = backfill(settings, limit, on_progress).as_job_result()
+    if as_json:
+        print(json.dumps(result))
+    else:
+        show_summary(result)
+    raise typer.Exit(ExitCode.LEADS if result["errors"] else ExitCode.DONE)
+
+
+@app.command()
+def reprocess(
+    lead_ids: Annotated[list[str], typer.Argument(metavar="LEAD_ID…", help="Leads, by lead_id.")],
+    as_json: Json = False,
+) -> None:
+    """Recover leads by name, and say for each what happened and why; parked ones start over.
+
+    A lead_id is the lead's external_id or, where it has none, its id.
+    """
+    from consumer.backfill import reprocess
+    from consumer.handlers.outcome import PROCESSED, SKIPPED
+    from consumer.report import shortened, show_recoveries
+
+    for lead_id in lead_ids:
+        if not lead_id:
+            raise typer.BadParameter("a lead id is empty")
+        if not lead_id.isascii() and lead_id.encode(errors="replace").decode() != lead_id:
+            raise typer.BadParameter("a lead id is not valid UTF-8")
+    answers = reprocess(_settings(), lead_ids)
+    if as_json:
+        print(json.dumps([asdict(answer) for answer in answers]))
+    else:
+        show_recoveries(answers)
+    undone = [answer for answer in answers if answer.outcome not in PROCESSED | SKIPPED]
+    for answer in undone:
+        print(f"consumer: {shortened(answer.lead_id)}: {answer.outcome}: {answer.reason}", file=sys.stderr)
+    raise typer.Exit(ExitCode.LEADS if undone else ExitCode.DONE)
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Show what is pending and since when, what could not be recovered, and the impact within 14 days."""
+    from consumer.report import show_status
+    from db.engine import open_engine
+    from db.reports import read_status
+
+    with open_engine(_settings().database, "status") as engine:
+        found = read_status(engine)
+    if as_json:
+        print(json.dumps(asdict(found)))
+    else:
+        show_status(found)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the service's schema up to date; create the host's tables only where they are missing.
+
+    Safe to interrupt, to repeat and to start twice. In the host's database it waits for locks a tenth of a second
+    at a time, so that nobody queues up behind it.
+    """
+    from db.migrate import migrate
+
+    migrate(_settings().database, tell=lambda line: print(line, file=sys.stderr))
+    print("the schema is up to date", file=sys.stderr)
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Stay up afterwards, until Ctrl-C.")] = False,
+) -> None:
+    """Show it at work in about 20 seconds: a server of its own, a fleet, a matching engine, the real consumer."""
+    from consumer.demo import demo
+
+    demo(keep=keep)
+
+
+@triggers.command("status")
+def triggers_status(as_json: Json = False) -> None:
+    """Show whether each trigger is enabled, disabled or missing."""
+    from consumer.report import show_triggers
+    from db.engine import open_engine
+    from db.trigger_switch import read_states
+
+    with open_engine(_settings().database, "triggers") as engine:
+        states = read_states(engine)
+    if as_json:
+        print(json.dumps([asdict(state) for state in states]))
+    else:
+        show_triggers(states)
+
+
+@triggers.command("enable")
+def triggers_enable() -> None:
+    """Turn matches into events again. What was matched meanwhile, the next `consumer sweep` finds."""
+    _switch("ENABLE")
+
+
+@triggers.command("disable")
+def triggers_disable() -> None:
+    """Stop turning matches into events: the engine's writes then pass us by, and only sweeps recover them."""
+    _switch("DISABLE")
+
+
+def _switch(word: Literal["ENABLE", "DISABLE"]) -> None:
+    from consumer.report import show_triggers
+    from db.engine import open_engine
+    from db.trigger_switch import read_states, switch
+
+    with open_engine(_settings().database, "triggers") as engine:
+        switch(engine, word)
+        show_triggers(read_states(engine))

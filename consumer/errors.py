@@ -1,0 +1,51 @@
+"""How the program ends, and what it says then."""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """The exit status of every command."""
+
+    DONE = 0
+    UNEXPECTED = 1
+    USAGE = 2
+    SCHEMA = 3
+    DATABASE = 4
+    LEADS = 5
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class SettingsError(Exception):
+    """A setting is missing or makes no sense; the text names it and says what it takes."""
+
+
+def exit_code_of(error: BaseException) -> ExitCode:
+    """The exit status that tells this error; UNEXPECTED for whatever is not among the documented ones."""
+    import psycopg  # noqa: PLC0415 # heavy, and only needed here once something failed
+
+    from db import connect  # noqa: PLC0415
+
+    error = _cause(error)
+    if isinstance(error, SettingsError | connect.InvalidAddress):
+        return ExitCode.USAGE
+    if isinstance(error, connect.SchemaOutdated):
+        return ExitCode.SCHEMA
+    if isinstance(error, connect.DatabaseError | psycopg.Error):
+        return ExitCode.DATABASE
+    return ExitCode.UNEXPECTED
+
+
+def one_line(error: BaseException) -> str:
+    """What to tell of an error: never more than a line, never the row that a server quotes in its detail."""
+    import psycopg  # noqa: PLC0415
+
+    error = _cause(error)
+    if isinstance(error, psycopg.Error) and error.diag.message_primary:
+        return f"the database answered: {error.diag.message_primary} (SQLSTATE {error.sqlstate})"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _cause(error: BaseException) -> BaseException:
+    # SQLAlchemy wraps the driver's errors.
+    return getattr(error, "orig", None) or error

@@ -1,0 +1,53 @@
+"""The inbox: what the listener heard and the worker has not looked at yet."""
+
+import asyncio
+from collections.abc import Callable
+
+
+class Inbox:
+    """A bounded set of lead ids, in the order in which they came.
+
+    A notification is a hint and the outbox is the truth, so that forgetting is safe as long as a sweep follows:
+    `on_overflow` is called where an id had to be dropped, and where the payload is empty, which asks for a sweep.
+    """
+
+    def __init__(self, size: int, on_overflow: Callable[[], None]) -> None:
+        self._size = size
+        self._on_overflow = on_overflow
+        self._lead_ids: dict[str, None] = {}
+        self._filled = asyncio.Event()
+        self._closed = False
+        self.received = 0
+        self.dropped = 0
+
+    def offer(self, payload: str) -> None:
+        """Take in one notification; never blocks."""
+        self.received += 1
+        if not payload:
+            self._on_overflow()
+        elif len(self._lead_ids) >= self._size and payload not in self._lead_ids:
+            self.dropped += 1
+            self._on_overflow()
+        else:
+            self._lead_ids[payload] = None
+            self._filled.set()
+
+    async def take(self, most: int) -> list[str]:
+        """Wait for lead ids and take up to `most`: as many as came while the last ones were worked on.
+
+        An empty list means that the inbox is closed.
+        """
+        await self._filled.wait()
+        if self._closed:
+            return []
+        taken = list(self._lead_ids)[:most]
+        for lead_id in taken:
+            del self._lead_ids[lead_id]
+        if not self._lead_ids:
+            self._filled.clear()
+        return taken
+
+    def close(self) -> None:
+        """End `take`; what is still inside stays in the outbox, for whoever sweeps next."""
+        self._closed = True
+        self._filled.set()

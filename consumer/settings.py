@@ -1,0 +1,86 @@
+"""Settings: from the environment, checked once, documented where they are defined."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from consumer.errors import SettingsError
+
+if TYPE_CHECKING:
+    from db.connect import Address
+
+PREFIX = "CABINET_RECOVERY_"
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("auto", "json", "console")
+
+
+def _number(default: int, what: str, least: int, most: int) -> Any:
+    return field(default=default, metadata={"help": what, "least": least, "most": most})
+
+
+def _choice(default: str, what: str, choices: tuple[str, ...]) -> Any:
+    return field(default=default, metadata={"help": what, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can be set. Each name is a variable of the environment: CABINET_RECOVERY_ and the name in capitals."""
+
+    database: "Address" = field(
+        metadata={"help": "the database: a libpq URL or keyword DSN; SQLAlchemy's forms are understood"}
+    )
+    sweep_interval_seconds: int = _number(
+        60, "between two periodic sweeps of the daemon, jittered by a tenth", 1, 86_400
+    )
+    batch_size: int = _number(500, "leads in one transaction at most", 1, 500)
+    inbox_size: int = _number(10_000, "notifications kept; beyond it the daemon sweeps instead", 1, 1_000_000)
+    reconcile_slice: int = _number(2_000, "leads looked at by state in each periodic sweep, in turn", 1, 1_000_000)
+    max_attempts: int = _number(10, "after so many data errors a lead is parked", 1, 1_000)
+    lock_timeout_ms: int = _number(100, "longest wait for a row that somebody else holds", 1, 900)
+    statement_timeout_seconds: int = _number(30, "longest statement of a batch", 1, 3_600)
+    reconnect_max_seconds: int = _number(30, "longest pause between two attempts to connect", 1, 3_600)
+    shutdown_grace_seconds: int = _number(20, "for the batch in flight, once asked to stop", 1, 3_600)
+    log_level: str = _choice("info", "what is logged", LOG_LEVELS)
+    log_format: str = _choice("auto", "auto: console on a terminal, else json", LOG_FORMATS)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
+        """Read every setting; raises SettingsError, or db.connect.InvalidAddress, for the first that is wrong."""
+        from db.connect import Address  # noqa: PLC0415 # heavy, and --help reads this module
+
+        address = environment.get("DATABASE_URL", "").strip()
+        if not address:
+            raise SettingsError(
+                "DATABASE_URL is not set: give the database's address, such as "
+                "postgresql://user:password@host:5432/database; to look around without one, run `consumer demo`"
+            )
+        given: dict[str, Any] = {
+            setting.name: _checked(setting, text.strip())
+            for setting in fields(cls)
+            if (text := environment.get(variable_of(setting))) is not None and setting.name != "database"
+        }
+        return cls(database=Address.parse(address), **given)
+
+
+def variable_of(setting: Field[Any]) -> str:
+    """The environment variable of a setting."""
+    return "DATABASE_URL" if setting.name == "database" else PREFIX + setting.name.upper()
+
+
+def allowed(setting: Field[Any]) -> str:
+    """What a setting takes, in words."""
+    if "choices" in setting.metadata:
+        return ", ".join(setting.metadata["choices"])
+    return f"a whole number from {setting.metadata['least']} to {setting.metadata['most']}"
+
+
+def _checked(setting: Field[Any], text: str) -> int | str:
+    if "choices" in setting.metadata:
+        if text.lower() in setting.metadata["choices"]:
+            return text.lower()
+    elif text.isascii() and text.isdigit() and len(text) < 10:  # noqa: PLR2004 # more digits than any maximum
+        number = int(text)
+        if setting.metadata["least"] <= number <= setting.metadata["most"]:
+            return number
+    raise SettingsError(f"{variable_of(setting)} takes {allowed(setting)}, not {text[:40]!r}")

@@ -1,0 +1,41 @@
+"""SQLAlchemy engines for the commands that report and administer."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import sqlalchemy as sa
+
+from db.connect import Address, refusal, require_revision, require_writable
+
+VERSION = sa.text("SELECT version_num FROM ops.cabinet_recovery_alembic_version")
+
+
+@contextmanager
+def open_engine(address: Address, role: str) -> Iterator[sa.Engine]:
+    """An engine on a database that has our schema; raises db.connect.DatabaseError where that cannot be."""
+
+    def connect() -> psycopg.Connection:
+        try:
+            connection = psycopg.connect(**address.parameters(role))  # type: ignore[arg-type] # libpq's keywords
+        except psycopg.OperationalError as error:
+            raise refusal(error, address) from error
+        require_writable(connection.pgconn.parameter_status(b"in_hot_standby"), address)
+        return connection
+
+    engine = sa.create_engine("postgresql+psycopg://", creator=connect, poolclass=sa.NullPool)
+    try:
+        with engine.connect() as connection:
+            _require_schema(connection)
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def _require_schema(connection: sa.Connection) -> None:
+    try:
+        require_revision(connection.scalar(VERSION))
+    except sa.exc.ProgrammingError as error:
+        if not isinstance(error.orig, psycopg.errors.UndefinedTable):
+            raise
+        require_revision(None)

@@ -1,0 +1,43 @@
+"""Bringing the service's schema up to date, for the command and for the demo."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+
+import migrations
+from db.connect import Address
+
+
+def migrate(address: Address, tell: Callable[[str], None] = lambda _line: None) -> None:
+    """Run all migrations that are due; `tell` is given a line for each, and for what was left as it is.
+
+    Safe to interrupt and to repeat, and to start twice at once: the second waits. Raises psycopg or SQLAlchemy
+    errors as they come.
+    """
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent).replace("%", "%%"))
+    config.attributes["url"] = address.conninfo
+    logger = logging.getLogger("alembic")
+    handler = _Telling(tell)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        command.upgrade(config, "head")
+    finally:
+        logger.removeHandler(handler)
+
+
+class _Telling(logging.Handler):
+    """Passes on what a person wants to know: the steps, not Alembic's remarks on itself."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text.startswith("Running ") or record.name == "alembic.cabinet_recovery":
+            self._tell(text)
