@@ -136,7 +136,7 @@ class Sweeper:
             if self._closing.is_set():
                 break
             batch = await recover_batch(handler, part)
-            log_recoveries(batch)
+            log_recoveries(batch, level="debug")  # they may be a million
             summary.add(batch.recoveries)
             busy += len(batch.busy)
             for recovery in batch.recoveries:

@@ -48,10 +48,11 @@ class Worker:
                 self._wake_sweeper(recovery.retry_seconds)
 
 
-def log_recoveries(batch: Batch) -> None:
+def log_recoveries(batch: Batch, level: str = "info") -> None:
+    """One event per lead, failures always as warnings."""
     for recovery in batch.recoveries:
-        level = log.warning if recovery.outcome == Outcome.FAILED else log.info
-        level(
+        tell = log.warning if recovery.outcome == Outcome.FAILED else getattr(log, level)
+        tell(
             f"lead.{recovery.outcome}",
             lead_id=recovery.lead_id,
             reason=recovery.reason,

@@ -137,7 +137,7 @@ CROSS JOIN
                 WHEN 'origin_held'
                     THEN
                         'the origin of its person belongs to lead ' || LEFT(origin.origin_source_id, 100)
-                WHEN 'origin_free' THEN 'its person has no origin yet'
+                WHEN 'origin_free' THEN 'its person had no origin'
                 WHEN 'origin_replaceable'
                     THEN
                         'replaces the origin ' || origin.origin_tag::text || ' ' || LEFT(origin.origin_source_id, 100)
