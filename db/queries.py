@@ -35,7 +35,9 @@ SELECT decision.lead_id, 'reconcile'
 FROM ops.v_cabinet_recovery_decision AS decision
 WHERE decision.lead_id = ANY(%(lead_ids)s::text[])
     AND decision.is_due
-    AND NOT EXISTS (SELECT FROM ops.cabinet_recovery_outbox AS event WHERE event.lead_id = decision.lead_id)
+    AND (decision.lead_id IN (
+        SELECT lead_id FROM ops.cabinet_recovery_outbox WHERE lead_id = ANY(%(lead_ids)s::text[])
+    )) IS NOT TRUE
 """
 
 # Here the event more is the point: it makes a lead due that had failed.
@@ -56,11 +58,11 @@ WITH pending AS MATERIALIZED (
     WHERE lead_id = ANY(%(lead_ids)s::text[]) AND is_due
 ),
 locked AS MATERIALIZED (
-    SELECT event.lead_id, event.event_id, event.source, pending.events
-    FROM pending
-    INNER JOIN ops.cabinet_recovery_outbox AS event ON pending.lead_id = event.lead_id
-    ORDER BY event.lead_id, event.event_id
-    FOR UPDATE OF event SKIP LOCKED
+    SELECT lead_id, event_id, source
+    FROM ops.cabinet_recovery_outbox
+    WHERE lead_id = ANY(ARRAY(SELECT lead_id FROM pending))
+    ORDER BY lead_id, event_id
+    FOR UPDATE SKIP LOCKED
 ),
 claim AS MATERIALIZED (
     SELECT
@@ -70,7 +72,7 @@ claim AS MATERIALIZED (
             AS newest_match
     FROM locked
     GROUP BY lead_id
-    HAVING count(*) = min(events)
+    HAVING ((lead_id, count(*)) IN (SELECT lead_id, events FROM pending)) IS TRUE
 )
 SELECT
     set_config('cabinet_recovery.claim', (SELECT COALESCE(jsonb_agg(claim), '[]') FROM claim)::text, true),
@@ -83,7 +85,8 @@ SELECT
 
 # The decision is the view's; here it is carried out. Each write carries what the decision saw (`moved_from`,
 # `replaced`) and is made only if that still stands; a write that did not come back leaves its lead's events
-# pending. IN (SELECT …) in place of joins among the parts: it hashes, while joins may only use indexes here.
+# pending. No joins, but IN (SELECT …) among the parts, which hashes, and = ANY(ARRAY(…)) on tables, which looks them
+# up: a join is at the mercy of what the planner believes of an outbox that was empty when it was analysed.
 RESOLVE: LiteralString = """
 WITH claimed AS MATERIALIZED (
     SELECT *
@@ -255,20 +258,17 @@ excepted AS (
         resolved_at = NULL
 ),
 cleared AS (
-    UPDATE ops.cabinet_recovery_exception AS exception
+    UPDATE ops.cabinet_recovery_exception
     SET resolved_at = now(), match_waits = false
-    FROM resolved
-    WHERE exception.lead_id = resolved.lead_id
-        AND exception.resolved_at IS NULL
-        AND resolved.outcome IN ('recovered', 'unchanged')
-        AND NOT resolved.match_waits
+    WHERE resolved_at IS NULL
+        AND lead_id = ANY(ARRAY(
+            SELECT lead_id FROM resolved WHERE outcome IN ('recovered', 'unchanged') AND NOT match_waits
+        ))
 ),
 settled AS (
-    DELETE FROM ops.cabinet_recovery_outbox AS event
-    USING claimed CROSS JOIN unnest(claimed.event_ids) AS claimed_event (event_id)
-    WHERE event.lead_id = claimed.lead_id
-        AND event.event_id = claimed_event.event_id
-        AND (claimed.lead_id IN (SELECT lead_id FROM resolved WHERE outcome IS NOT NULL)) IS TRUE
+    DELETE FROM ops.cabinet_recovery_outbox
+    WHERE lead_id = ANY(ARRAY(SELECT lead_id FROM resolved WHERE outcome IS NOT NULL))
+        AND (event_id IN (SELECT unnest(event_ids) FROM claimed)) IS TRUE
 )
 SELECT
     lead_id,

@@ -15,8 +15,8 @@ from consumer.connection import open_handler
 from consumer.handlers.outcome import Batch, Recovery, Summary
 from consumer.handlers.recover import Asked
 from consumer.settings import Settings
-from db import queries
 from consumer.sweeper import list_due
+from db import queries
 
 # Everything that recovery may write, and the host tables that it may not.
 TABLES = (
@@ -72,7 +72,7 @@ class Database:
         self,
         external_id: str | None = "",
         *,
-        created_at: datetime | None = datetime(2026, 1, 15, 12, 0),  # noqa: DTZ001 # the host's column has no zone
+        created_at: datetime | None = datetime(2026, 1, 15, 12, 0),
         matched_to: uuid.UUID | None = None,
     ) -> str:
         """Add a lead and return its lead_id; an external id is made up unless given, or None for a lead without."""

@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from db.embedded import SHARED_TEMPORARY, EmbeddedServer
+from db.embedded import DISPOSABLE_SETTINGS, SHARED_TEMPORARY, EmbeddedServer
 
 MEMORY = Path("/dev/shm")
 MEMORY_NEEDED_BYTES = 2 * 1024**3  # for every worker's databases, and far more than they use
@@ -40,7 +40,7 @@ def test_server() -> Iterator[str]:
 
 @contextmanager
 def docker_server(image: str) -> Iterator[str]:
-    from testcontainers.community.postgres import PostgresContainer  # noqa: PLC0415 - slow, and seldom needed
+    from testcontainers.community.postgres import PostgresContainer  # slow, and seldom needed
 
     with PostgresContainer(image, driver=None) as container:
         yield container.get_connection_url()
@@ -52,7 +52,7 @@ def embedded_server() -> Iterator[str]:
     in_memory = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MEMORY_NEEDED_BYTES
     with tempfile.TemporaryDirectory(prefix="crpg-", dir=MEMORY if in_memory else SHARED_TEMPORARY) as folder:
         Path(folder).chmod(0o755)  # the server's account may be another one
-        with EmbeddedServer(Path(folder) / "data", settings={"fsync": "off"}) as server:
+        with EmbeddedServer(Path(folder) / "data", settings=DISPOSABLE_SETTINGS) as server:
             yield server.url()
 
 

@@ -8,7 +8,8 @@
 --           saw, for the handler to check again when it writes
 -- Requires: v_cabinet_recovery_identity
 --
--- Each LIMIT 1 keeps the planner from copying a subquery to every place that mentions its result.
+-- Each LIMIT 1 is a fence to the planner: it does not copy the subquery to every place that mentions its result, and
+-- looks a table up by its key even where it believes it to be empty.
 
 CREATE OR REPLACE VIEW ops.v_cabinet_recovery_decision AS
 SELECT
@@ -53,8 +54,16 @@ SELECT
     origin.resolution_status::text AS origin_resolution_status,
     origin.decided_by::text AS origin_decided_by
 FROM ops.v_cabinet_recovery_identity AS identity
-LEFT JOIN ops.cabinet_recovery_exception AS exception
-    ON identity.lead_id = exception.lead_id AND exception.resolved_at IS NULL
+LEFT JOIN
+    LATERAL (
+        SELECT
+            recorded.outcome,
+            recorded.match_waits
+        FROM ops.cabinet_recovery_exception AS recorded
+        WHERE recorded.lead_id = identity.lead_id AND recorded.resolved_at IS NULL
+        LIMIT 1
+    ) AS exception
+    ON TRUE
 CROSS JOIN
     LATERAL (
         -- A job that names another person than the link counts only as a new match: an event newer than any of the
@@ -94,7 +103,19 @@ CROSS JOIN
             job.supersedes AND identity.job_person_known IS NULL AS match_waits
         LIMIT 1
     ) AS chosen
-LEFT JOIN canon.identity_origin AS origin ON chosen.person_key = origin.person_key
+LEFT JOIN
+    LATERAL (
+        SELECT
+            found.person_key,
+            found.origin_tag,
+            found.origin_source_id,
+            found.resolution_status,
+            found.decided_by
+        FROM canon.identity_origin AS found
+        WHERE found.person_key = chosen.person_key
+        LIMIT 1
+    ) AS origin
+    ON TRUE
 CROSS JOIN
     LATERAL (
         SELECT

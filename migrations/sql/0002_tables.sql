@@ -45,7 +45,7 @@ CREATE TABLE IF NOT EXISTS ops.cabinet_recovery_exception (
     resolved_at timestamptz
 );
 CREATE INDEX IF NOT EXISTS ix_cabinet_recovery_exception_unresolved
-ON ops.cabinet_recovery_exception (outcome) WHERE resolved_at IS NULL;
+ON ops.cabinet_recovery_exception (lead_id) WHERE resolved_at IS NULL;
 
 CREATE TABLE IF NOT EXISTS ops.cabinet_recovery_settings (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),

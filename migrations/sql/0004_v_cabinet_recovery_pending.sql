@@ -24,5 +24,16 @@ FROM (
     FROM ops.cabinet_recovery_outbox
     GROUP BY lead_id
 ) AS pending
-LEFT JOIN ops.cabinet_recovery_exception AS failure
-    ON pending.lead_id = failure.lead_id AND failure.outcome = 'failed' AND failure.resolved_at IS NULL;
+LEFT JOIN
+    -- LIMIT 1 keeps the planner from scanning a table that it believes to be empty.
+    LATERAL (
+        SELECT
+            recorded.lead_id,
+            recorded.failed_events,
+            recorded.parked_at,
+            recorded.next_attempt_at
+        FROM ops.cabinet_recovery_exception AS recorded
+        WHERE recorded.lead_id = pending.lead_id AND recorded.outcome = 'failed' AND recorded.resolved_at IS NULL
+        LIMIT 1
+    ) AS failure
+    ON TRUE;

@@ -491,7 +491,7 @@ def test_two_that_ask_for_the_same_lead_do_not_double_it(database: Database) -> 
 
 def test_the_most_urgent_come_first(database: Database) -> None:
     def lead(days_ago: float | None) -> str:
-        created_at = None if days_ago is None else datetime.now() - timedelta(days=days_ago)  # noqa: DTZ005
+        created_at = None if days_ago is None else datetime.now() - timedelta(days=days_ago)
         return database.lead(created_at=created_at, matched_to=database.person())
 
     undated, old, new, expired, closing = lead(None), lead(60), lead(1), lead(20), lead(13)

@@ -1,0 +1,111 @@
+"""A backfill of 100,000 leads, beside the same effects by the fewest statements that PostgreSQL needs."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.database import Database
+from tests.servers import TemplateDatabase
+
+LEADS = 100_000
+
+PLAIN = """
+BEGIN;
+INSERT INTO canon.identity_links (
+    person_key, source_table, source_pk, snapshot_date, match_rule, match_score, confidence_level, evidence
+)
+SELECT matched_person_key, 'module_ct_cabinet_leads', source_id, now(), 'cabinet_recovery', 95, 'HIGH',
+    jsonb_build_object('job_id', id)
+FROM ops.identity_matching_jobs;
+INSERT INTO canon.identity_origin (
+    person_key, origin_tag, origin_source_id, origin_confidence, origin_created_at, evidence, resolution_status
+)
+SELECT matched_person_key, 'cabinet_lead', source_id, 95, lead_created_at,
+    jsonb_build_object('recovered_by', 'cabinet_recovery'), 'resolved_auto'
+FROM ops.identity_matching_jobs
+INNER JOIN public.module_ct_cabinet_leads ON source_id = COALESCE(external_id, module_ct_cabinet_leads.id::text);
+INSERT INTO ops.cabinet_lead_recovery_audit (
+    lead_id, first_recovered_at, last_recovered_at, recovered_person_key, recovery_method
+)
+SELECT source_id, now(), now(), matched_person_key, 'matching_job' FROM ops.identity_matching_jobs;
+COMMIT;
+"""
+
+
+def load(database: Database, leads: int) -> None:
+    """A fleet in which every lead was matched by a job, each to a person of its own."""
+    database.run(
+        "INSERT INTO public.module_ct_cabinet_leads (external_id, lead_created_at) "
+        "SELECT CASE WHEN n %% 3 > 0 THEN 'ext-' || n END, now() - n %% 45 * interval '1 day' "
+        "FROM generate_series(1, %s) AS n",
+        leads,
+    )
+    database.run(
+        "INSERT INTO canon.identity_registry (person_key, confidence_level) "
+        "SELECT md5(id::text)::uuid, 'HIGH' FROM public.module_ct_cabinet_leads"
+    )
+    database.run(
+        "INSERT INTO ops.identity_matching_jobs (source_type, source_id, status, matched_person_key) "
+        "SELECT 'cabinet', COALESCE(external_id, id::text), 'matched', md5(id::text)::uuid "
+        "FROM public.module_ct_cabinet_leads"
+    )
+    database.run("VACUUM ANALYZE")
+
+
+def sweep(url: str, limit: int) -> tuple[dict[str, int], float, float]:
+    """Run the real command; its answer, its seconds, and the most memory that it held, in MB."""
+    command = [sys.executable, "-m", "consumer", "sweep", "--limit", str(limit), "--json"]
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "DATABASE_URL": url})
+    assert process.stdout
+    answer = process.stdout.read()
+    process.stdout.close()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return json.loads(answer), time.perf_counter() - started, usage.ru_maxrss / 1024
+
+
+@pytest.fixture
+def other_database(template: TemplateDatabase) -> Iterator[Database]:
+    url = template.fresh()
+    found = Database(url)
+    yield found
+    found.close()
+    template.drop(url)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("has_events", [True, False], ids=["with events", "by state alone"])
+def test_a_backfill_keeps_pace_with_plain_statements(
+    database: Database, other_database: Database, *, has_events: bool
+) -> None:
+    load(other_database, LEADS)
+    # The ceiling pays for no trigger of ours.
+    other_database.run("ALTER TABLE canon.identity_links DISABLE TRIGGER USER")
+    started = time.perf_counter()
+    other_database.connection.execute(PLAIN)
+    plain_seconds = time.perf_counter() - started
+    load(database, LEADS)
+    if not has_events:
+        database.run("TRUNCATE ops.cabinet_recovery_outbox")
+
+    _, _, small_mb = sweep(database.url, 10_000)
+    answer, seconds, large_mb = sweep(database.url, LEADS)
+
+    assert answer["processed"] == answer["links_created"] == answer["origins_created"] == LEADS - 10_000
+    assert database.value("SELECT count(*) FROM ops.cabinet_lead_recovery_audit") == LEADS
+    rate, ceiling = answer["processed"] / seconds, LEADS / plain_seconds
+    print(f"\nsweep {rate:,.0f} leads/s, plain statements {ceiling:,.0f} leads/s: {rate / ceiling:.2f}")
+    print(f"most memory: {small_mb:.0f} MB for 10,000 leads, {large_mb:.0f} MB for {LEADS - 10_000:,}")
+    assert rate >= 0.25 * ceiling
+    assert large_mb < small_mb + 50
+    before = database.row_versions()
+    assert sweep(database.url, LEADS)[0]["processed"] == 0
+    assert database.row_versions() == before
