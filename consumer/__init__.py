@@ -16,6 +16,8 @@ def run_job(limit: int = 10_000) -> "JobResult":
     database cannot be worked with. Not for a thread that runs an event loop.
     """
     from consumer.backfill import backfill  # noqa: PLC0415 # importing the package must cost nothing
+    from consumer.packages import require_own_packages  # noqa: PLC0415
     from consumer.settings import Settings  # noqa: PLC0415
 
+    require_own_packages()
     return backfill(Settings.from_environment(), limit).as_job_result()

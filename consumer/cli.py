@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from consumer.errors import ExitCode, exit_code_of, one_line
+from consumer.packages import require_own_packages
 from consumer.settings import Settings, allowed, variable_of
 
 # Heavy imports stand inside the commands: --help is to answer at once.
@@ -30,10 +31,11 @@ app = typer.Typer(
     epilog=f"{EXIT_STATUS}\n\n{SETTINGS}",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # plain help needs a third of the time
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-triggers = typer.Typer(help="The triggers on the host's tables, which turn matches into events.", no_args_is_help=True)
+triggers = typer.Typer(help="Switch the triggers that turn matches into events.", no_args_is_help=True)
 app.add_typer(triggers, name="triggers")
 
 Json = Annotated[bool, typer.Option("--json", help="For machines: JSON on standard output.")]
@@ -42,6 +44,7 @@ Json = Annotated[bool, typer.Option("--json", help="For machines: JSON on standa
 def main() -> None:
     """Run the command line; every failure ends as one line on stderr and a documented exit status."""
     try:
+        require_own_packages()
         status = app(standalone_mode=False)
     except typer.TyperException as error:
         _leave(f"{error.format_message()} (see --help)", ExitCode.USAGE)
@@ -83,9 +86,10 @@ def _settings() -> Settings:
 
 @app.command()
 def run() -> None:
-    """Run the daemon: recover each lead as its match is committed, and sweep for what was missed.
+    """Run the daemon: recover each lead as it is matched.
 
-    It waits for a server that is away, as long as that takes. SIGTERM or SIGINT ends it after the batch in hand.
+    What a notification missed, its sweeps find. It waits for a server that is away, as long as that takes. SIGTERM
+    or SIGINT ends it after the batch in hand.
     Any number may run, on any hosts: they share the work. Logs go to stderr.
     """
     import asyncio
@@ -104,10 +108,11 @@ def sweep(
     limit: Annotated[int, typer.Option(min=1, help="Leads at most; the most urgent come first.")] = 10_000,
     as_json: Json = False,
 ) -> None:
-    """Recover everything that is due, once: a backfill, or a job for cron.
+    """Recover everything that is due, once.
 
-    Due is what has a pending event, and what its state shows to be unrecovered, however old. Windows that are still
-    open come first, the one that closes soonest leading. Safe to interrupt, to repeat and to run beside the daemon.
+    A backfill, or a job for cron. Due is what has a pending event, and what its state shows to be unrecovered,
+    however old. Windows that are still open come first, the one that closes soonest leading. Safe to interrupt, to
+    repeat and to run beside the daemon.
     """
     from consumer.backfill import backfill
     from consumer.report import progress_bar, show_summary
@@ -127,9 +132,9 @@ def reprocess(
     lead_ids: Annotated[list[str], typer.Argument(metavar="LEAD_ID…", help="Leads, by lead_id.")],
     as_json: Json = False,
 ) -> None:
-    """Recover leads by name, and say for each what happened and why; parked ones start over.
+    """Recover leads by name and say what happened and why.
 
-    A lead_id is the lead's external_id or, where it has none, its id.
+    Parked ones start over. A lead_id is the lead's external_id or, where it has none, its id.
     """
     from consumer.backfill import reprocess
     from consumer.handlers.outcome import PROCESSED, SKIPPED
@@ -153,7 +158,7 @@ def reprocess(
 
 @app.command()
 def status(as_json: Json = False) -> None:
-    """Show what is pending and since when, what could not be recovered, and the impact within 14 days."""
+    """Show what is pending, what was not recovered, the impact."""
     from consumer.report import show_status
     from db.engine import open_engine
     from db.reports import read_status
@@ -168,9 +173,10 @@ def status(as_json: Json = False) -> None:
 
 @app.command()
 def migrate() -> None:
-    """Bring the service's schema up to date; create the host's tables only where they are missing.
+    """Bring the service's schema up to date.
 
-    Safe to interrupt, to repeat and to start twice. In the host's database it waits for locks a tenth of a second
+    The host's tables are created only where they are missing, and otherwise left as they are. Safe to interrupt, to
+    repeat and to start twice. In the host's database it waits for locks a tenth of a second
     at a time, so that nobody queues up behind it.
     """
     from db.migrate import migrate
@@ -183,7 +189,10 @@ def migrate() -> None:
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Stay up afterwards, until Ctrl-C.")] = False,
 ) -> None:
-    """Show it at work in about 20 seconds: a server of its own, a fleet, a matching engine, the real consumer."""
+    """Show it at work in 20 seconds, on a server of its own.
+
+    A fleet of leads, a matching engine that keeps matching them, and the real consumer process.
+    """
     from consumer.demo import demo
 
     demo(keep=keep)
@@ -206,13 +215,19 @@ def triggers_status(as_json: Json = False) -> None:
 
 @triggers.command("enable")
 def triggers_enable() -> None:
-    """Turn matches into events again. What was matched meanwhile, the next `consumer sweep` finds."""
+    """Turn matches into events again.
+
+    What was matched meanwhile, the next `consumer sweep` finds.
+    """
     _switch("ENABLE")
 
 
 @triggers.command("disable")
 def triggers_disable() -> None:
-    """Stop turning matches into events: the engine's writes then pass us by, and only sweeps recover them."""
+    """Stop turning matches into events.
+
+    The engine's writes then pass us by, and only sweeps recover them.
+    """
     _switch("DISABLE")
 
 

@@ -22,12 +22,16 @@ class SettingsError(Exception):
 
 def exit_code_of(error: BaseException) -> ExitCode:
     """The exit status that tells this error; UNEXPECTED for whatever is not among the documented ones."""
-    import psycopg  # noqa: PLC0415 # heavy, and only needed here once something failed
+    if isinstance(error, SettingsError):
+        return ExitCode.USAGE
+
+    # Heavy, and only needed once something failed.
+    import psycopg  # noqa: PLC0415
 
     from db import connect  # noqa: PLC0415
 
     error = _cause(error)
-    if isinstance(error, SettingsError | connect.InvalidAddress):
+    if isinstance(error, connect.InvalidAddress):
         return ExitCode.USAGE
     if isinstance(error, connect.SchemaOutdated):
         return ExitCode.SCHEMA
