@@ -60,8 +60,9 @@ def in_batches(leads: Sequence[DueLead], size: int) -> Iterator[Sequence[DueLead
 class Sweeper:
     """Sweeps at once, then whenever woken and at the latest after the interval; never more than once a second.
 
-    The first sweep looks at every lead's state. Each later one takes what has events, what waits for a lead or a
-    person to arrive, and a slice of all leads in turn, so that what no event told of is found in the end.
+    The first sweep looks at every lead's state. Each later one takes what has events and what waits for a lead or a
+    person to arrive; those of the interval also a slice of all leads in turn, so that what no event told of is
+    found in the end.
     """
 
     def __init__(self, interval_seconds: float, batch_size: int, slice_size: int) -> None:
@@ -93,25 +94,28 @@ class Sweeper:
 
     async def use(self, handler: Handler, on_progress: Callable[[], None]) -> None:
         """Sweep until closed; raises psycopg.Error where the database fails a sweep."""
+        is_woken = True
         while not self._closing.is_set():
             self._wanted.clear()
-            await self._sweep(handler)
+            await self._sweep(handler, with_slice=not is_woken)
             on_progress()
-            await self._rest()
+            is_woken = await self._rest()
 
-    async def _rest(self) -> None:
+    async def _rest(self) -> bool:
+        """Rest until woken or until the interval is over; tell whether it was woken."""
         pause = self._interval_seconds * random.uniform(0.9, 1.1)  # noqa: S311 # jitter is no secret
         await _wait(self._closing, SHORTEST_PAUSE_SECONDS)
-        await _wait(self._wanted, pause - SHORTEST_PAUSE_SECONDS)
+        return await _wait(self._wanted, pause - SHORTEST_PAUSE_SECONDS)
 
-    async def _sweep(self, handler: Handler) -> None:
+    async def _sweep(self, handler: Handler, *, with_slice: bool) -> None:
         if not self._saw_every_lead:
             await self._sweep_list("everything", handler, queries.LIST_ALL)
             self._saw_every_lead = not self._closing.is_set()
             return
         await self._sweep_list("events", handler, queries.LIST_PENDING)
         await self._recover("waiting", handler, await list_due(handler, queries.LIST_WAITING))
-        await self._recover("slice", handler, await self._next_slice(handler))
+        if with_slice:
+            await self._recover("slice", handler, await self._next_slice(handler))
 
     async def _sweep_list(self, what: str, handler: Handler, statement: LiteralString) -> None:
         while True:
@@ -149,9 +153,9 @@ class Sweeper:
         return bool(summary.outcomes)
 
 
-async def _wait(event: asyncio.Event, seconds: float) -> None:
+async def _wait(event: asyncio.Event, seconds: float) -> bool:
     try:
         async with asyncio.timeout(seconds):
-            await event.wait()
+            return await event.wait()
     except TimeoutError:
-        return
+        return False

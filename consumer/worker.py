@@ -61,4 +61,4 @@ def log_recoveries(batch: Batch, level: str = "info") -> None:
             lag_ms=None if recovery.lag_ms is None else round(recovery.lag_ms, 1),
         )
     if batch.busy:
-        log.info("leads.busy", count=len(batch.busy))
+        log.debug("leads.busy", count=len(batch.busy))

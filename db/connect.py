@@ -80,6 +80,7 @@ class Address:
         """
         defaults: dict[str, str | int] = {
             "application_name": f"cabinet-recovery {role}",
+            "client_encoding": "UTF8",
             "connect_timeout": self.connect_timeout_seconds,
             "keepalives_idle": 10,
             "keepalives_interval": 5,

@@ -68,15 +68,10 @@ class Handler:
             return Batch(busy=lead_ids)
 
     async def _recover_together(self, lead_ids: list[str], asked: Asked | None) -> Batch:
-        parameters = {
-            "lead_ids": lead_ids,
-            "lock_timeout_ms": self.lock_timeout_ms,
-            "statement_timeout_ms": 1000 * self.statement_timeout_seconds,
-        }
         statements: list[LiteralString] = [queries.CLAIM, queries.RESOLVE]
         if asked is not None:
             statements.insert(0, asked.value)
-        _, *_, claim, resolved = await self._together([queries.SET_UP_BATCH, *statements], parameters)
+        *_, claim, resolved = await self._together(statements, lead_ids=lead_ids)
         requested_at = claim[0]["requested_at"]
         lost = [row["lead_id"] for row in resolved if row["outcome"] is None]
         return Batch(
@@ -87,15 +82,14 @@ class Handler:
     async def _record_failure(self, lead_id: str, error: psycopg.Error) -> Recovery:
         # Only the primary message: the detail quotes the row, and a row has names and phones in it.
         message = (error.diag.message_primary or "")[:MESSAGE_LIMIT]
-        parameters = {
-            "lead_id": lead_id,
-            "sqlstate": error.sqlstate,
-            "message": message,
-            "max_attempts": self.max_attempts,
-        }
-        statements: list[LiteralString] = [queries.RECORD_FAILURE, queries.SCHEDULE_RETRY]
-        *_, scheduled = await self._together(statements, parameters)
-        retry = scheduled[0]
+        *_, scheduled = await self._together(
+            [queries.RECORD_FAILURE, queries.SCHEDULE_RETRY],
+            lead_id=lead_id,
+            sqlstate=error.sqlstate,
+            message=message,
+            max_attempts=self.max_attempts,
+        )
+        (retry,) = scheduled
         if retry["parked"]:
             log.error("lead.parked", lead_id=lead_id, sqlstate=error.sqlstate, attempts=retry["attempts"])
         return Recovery(
@@ -105,10 +99,17 @@ class Handler:
             retry_seconds=None if retry["parked"] else retry["retry_seconds"],
         )
 
-    async def _together(
-        self, statements: list[LiteralString], parameters: dict[str, Any]
-    ) -> list[list[dict[str, Any]]]:
-        return await run_together(self.connection, statements, parameters, self.statement_timeout_seconds)
+    async def _together(self, statements: list[LiteralString], **parameters: Any) -> list[list[dict[str, Any]]]:
+        timeouts = {
+            "lock_timeout_ms": self.lock_timeout_ms,
+            "statement_timeout_ms": 1000 * self.statement_timeout_seconds,
+        }
+        return await run_together(
+            self.connection,
+            [queries.SET_UP_BATCH, *statements],
+            parameters | timeouts,
+            self.statement_timeout_seconds,
+        )
 
 
 def _is_data_error(error: psycopg.Error) -> bool:
