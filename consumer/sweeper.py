@@ -11,7 +11,7 @@ import structlog
 from consumer.handlers.outcome import Batch, Summary
 from consumer.handlers.recover import Asked, Handler
 from consumer.worker import log_recoveries
-from db import queries
+from db import listing
 from db.transaction import run_together
 
 log = structlog.get_logger(__name__)
@@ -29,7 +29,7 @@ class DueLead:
     has_event: bool
 
 
-async def list_due(handler: Handler, statement: LiteralString = queries.LIST_ALL, **parameters: int) -> list[DueLead]:
+async def list_due(handler: Handler, statement: LiteralString = listing.LIST_ALL, **parameters: int) -> list[DueLead]:
     """List due leads, open windows first: once, so that what is worked meanwhile cannot shift the order."""
     rows = await _listed(handler, statement, parameters)
     return [DueLead(row["lead_id"], row["has_event"]) for row in rows]
@@ -39,7 +39,7 @@ async def _listed(handler: Handler, statement: LiteralString, parameters: dict[s
     timeout = {"statement_timeout_ms": 1000 * LISTING_TIMEOUT_SECONDS}
     *_, rows = await run_together(
         handler.connection,
-        [queries.SET_UP_LISTING, statement],
+        [listing.SET_UP_LISTING, statement],
         parameters | timeout,
         LISTING_TIMEOUT_SECONDS,
     )
@@ -109,11 +109,11 @@ class Sweeper:
 
     async def _sweep(self, handler: Handler, *, with_slice: bool) -> None:
         if not self._saw_every_lead:
-            await self._sweep_list("everything", handler, queries.LIST_ALL)
+            await self._sweep_list("everything", handler, listing.LIST_ALL)
             self._saw_every_lead = not self._closing.is_set()
             return
-        await self._sweep_list("events", handler, queries.LIST_PENDING)
-        await self._recover("waiting", handler, await list_due(handler, queries.LIST_WAITING))
+        await self._sweep_list("events", handler, listing.LIST_PENDING)
+        await self._recover("waiting", handler, await list_due(handler, listing.LIST_WAITING))
         if with_slice:
             await self._recover("slice", handler, await self._next_slice(handler))
 
@@ -126,11 +126,11 @@ class Sweeper:
 
     async def _next_slice(self, handler: Handler) -> list[DueLead]:
         bounds = {"after": self._slice_after, "size": self._slice_size}
-        slice_end = (await _listed(handler, queries.SLICE_END, bounds))[0]["slice_end"]
+        slice_end = (await _listed(handler, listing.SLICE_END, bounds))[0]["slice_end"]
         self._slice_after = slice_end or 0
         if slice_end is None:
             return []
-        return await list_due(handler, queries.LIST_SLICE, after=bounds["after"], slice_end=slice_end)
+        return await list_due(handler, listing.LIST_SLICE, after=bounds["after"], slice_end=slice_end)
 
     async def _recover(self, what: str, handler: Handler, leads: Sequence[DueLead]) -> bool:
         """Work the list to its end, or to the batch in which we are closed; tell whether anything was settled."""

@@ -1,7 +1,8 @@
 """The statements of recovery.
 
-CLAIM, ENQUEUE and RESOLVE run in one transaction, in one round trip. What a statement must hand to the next stays
-on the server, in settings local to the transaction, so a consumer that freezes between two of them holds nothing.
+SET_UP_BATCH, ENQUEUE, CLAIM and RESOLVE run in one transaction, in one round trip. What a statement must hand to the
+next stays on the server, in settings local to the transaction, so a consumer that freezes between two of them holds
+nothing.
 """
 
 from typing import LiteralString
@@ -18,14 +19,6 @@ SELECT
     set_config('enable_material', 'off', true),
     set_config('jit', 'off', true),
     set_config('plan_cache_mode', 'force_generic_plan', true)
-"""
-
-# A list may have to look at everything: the planner is free, but compiling costs more than it saves.
-SET_UP_LISTING: LiteralString = """
-SELECT
-    set_config('statement_timeout', %(statement_timeout_ms)s::text, true),
-    set_config('jit', 'off', true),
-    set_config('plan_cache_mode', 'force_custom_plan', true)
 """
 
 # A lead that has events keeps them: an event more would only look like a new match to one that has failed before.
@@ -324,49 +317,4 @@ SET
 WHERE lead_id = %(lead_id)s
 RETURNING attempts, parked_at IS NOT NULL AS parked,
     EXTRACT(EPOCH FROM next_attempt_at - now())::float8 AS retry_seconds
-"""
-
-# Open windows first, the one that closes soonest leading; then expired ones, newest first; no date last. The
-# distance to now is the order within both.
-_BY_DEADLINE: LiteralString = """
-ORDER BY
-    window_ends_at >= now() DESC NULLS LAST,
-    abs(EXTRACT(EPOCH FROM window_ends_at) - EXTRACT(EPOCH FROM now())) ASC NULLS LAST,
-    lead_id ASC
-"""
-
-_PENDING: LiteralString = """
-SELECT pending.lead_id, lead.window_ends_at, true AS has_event
-FROM ops.v_cabinet_recovery_pending AS pending
-LEFT JOIN ops.v_cabinet_recovery_identity AS lead ON pending.lead_id = lead.lead_id
-WHERE pending.is_due
-"""
-
-# What has no event, by state: matches older than the triggers, direct writes to partitions, restores.
-_WITHOUT_EVENT: LiteralString = """
-SELECT lead_id, window_ends_at, false AS has_event
-FROM ops.v_cabinet_recovery_decision AS decision
-WHERE is_due
-    AND NOT EXISTS (SELECT FROM ops.cabinet_recovery_outbox AS event WHERE event.lead_id = decision.lead_id)
-"""
-
-LIST_PENDING: LiteralString = _PENDING + _BY_DEADLINE + "LIMIT %(limit)s"
-
-LIST_ALL: LiteralString = (
-    "SELECT * FROM (" + _PENDING + " UNION ALL " + _WITHOUT_EVENT + ") AS due" + _BY_DEADLINE + "LIMIT %(limit)s"  # noqa: S608 # all of it is here
-)
-
-_ARE_WAITING: LiteralString = """
-AND lead_id = ANY(ARRAY(
-    SELECT lead_id FROM ops.cabinet_recovery_exception
-    WHERE resolved_at IS NULL AND outcome IN ('unknown_lead', 'unknown_person')
-))
-"""
-LIST_WAITING: LiteralString = _WITHOUT_EVENT + _ARE_WAITING
-
-LIST_SLICE: LiteralString = _WITHOUT_EVENT + "AND lead_pk > %(after)s AND lead_pk <= %(slice_end)s"
-
-SLICE_END: LiteralString = """
-SELECT max(id) AS slice_end
-FROM (SELECT id FROM public.module_ct_cabinet_leads WHERE id > %(after)s ORDER BY id LIMIT %(size)s) AS slice
 """

@@ -16,7 +16,7 @@ from consumer.handlers.outcome import Batch, Recovery, Summary
 from consumer.handlers.recover import Asked
 from consumer.settings import Settings
 from consumer.sweeper import list_due
-from db import queries
+from db import listing
 
 # Everything that recovery may write, and the host tables that it may not.
 TABLES = (
@@ -198,7 +198,7 @@ class Database:
         async def recover() -> Batch:
             handler = await open_handler(self.settings(), "test")
             async with handler.connection:
-                leads = await list_due(handler, queries.LIST_PENDING, limit=10_000)
+                leads = await list_due(handler, listing.LIST_PENDING, limit=10_000)
                 return await handler.recover([lead.lead_id for lead in leads])
 
         return by_lead(asyncio.run(recover()).recoveries)
