@@ -48,10 +48,6 @@ def main() -> None:
         status = app(standalone_mode=False)
     except typer.TyperException as error:
         _leave(f"{error.format_message()} (see --help)", ExitCode.USAGE)
-    except typer.Abort:
-        _leave("stopped", ExitCode.INTERRUPTED)
-    except KeyboardInterrupt:
-        _leave("stopped; what was done stays done", ExitCode.INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(ExitCode.DONE) from None

@@ -17,9 +17,42 @@ WITH_EXTERNAL_ID = 0.6
 SECOND_LEAD = 0.06
 CLAIMED = 0.35
 MILESTONES = {1: 1.0, 5: 0.6, 25: 0.3}  # trips, and how many of those with a claim achieved them
-FIRST_NAMES = "Ana Carlos Diego Elena Gloria Hugo Iván Jorge Karina Luis María Nelson Paola Raúl Rosa Sergio".split()
-LAST_NAMES = "Aguilar Castro Díaz Flores Gómez Huamán Mamani Núñez Paredes Quispe Rojas Salazar Torres Vargas".split()
+FIRST_NAMES = ("Ana", "Carlos", "Diego", "Elena", "Gloria", "Hugo", "Iván", "Jorge", "Karina", "Luis", "María", "Rosa")
+LAST_NAMES = ("Aguilar", "Castro", "Díaz", "Flores", "Gómez", "Huamán", "Mamani", "Núñez", "Quispe", "Rojas", "Vargas")
 MATCH_RULES = ("phone_exact", "license_exact", "plate_and_name")
+
+COPY_REGISTRY: LiteralString = """
+COPY canon.identity_registry (person_key, confidence_level, primary_phone, primary_license, primary_full_name)
+FROM STDIN
+"""
+COPY_LEADS: LiteralString = """
+COPY public.module_ct_cabinet_leads (
+    id, external_id, lead_created_at, first_name, last_name, park_phone, asset_plate_number
+)
+FROM STDIN
+"""
+COPY_JOBS: LiteralString = """
+COPY ops.identity_matching_jobs (
+    source_type, source_id, status, matched_person_key, attempt_count, last_attempt_at, fail_reason
+)
+FROM STDIN
+"""
+COPY_LINKS: LiteralString = """
+COPY canon.identity_links (
+    person_key, source_table, source_pk, snapshot_date, match_rule, match_score, confidence_level, linked_at
+)
+FROM STDIN
+"""
+COPY_ORIGINS: LiteralString = """
+COPY canon.identity_origin (
+    person_key, origin_tag, origin_source_id, origin_confidence, origin_created_at, decided_by, decided_at,
+    resolution_status
+)
+FROM STDIN
+"""
+COPY_CLAIMS: LiteralString = """
+COPY ops.cabinet_recovery_claim (person_key, lead_date, milestone_trips, milestone_achieved, driver_id) FROM STDIN
+"""
 
 FoundBy = Literal["link", "job"]
 
@@ -78,14 +111,14 @@ class Fleet:
     @property
     def unfound(self) -> Sequence[Lead]:
         """What the engine has still to match, in its order: by and large the newest first."""
-        chance = random.Random(SEED)
+        chance = random.Random(SEED)  # noqa: S311 # a fleet is no secret
         newest = self.leads[-1].created_at
         unfound = [lead for lead in self.leads if not lead.found]
         return sorted(unfound, key=lambda lead: (newest - lead.created_at) * chance.random())
 
 
 def build_fleet() -> Fleet:
-    chance = random.Random(SEED)
+    chance = random.Random(SEED)  # noqa: S311 # a fleet is no secret
     leads = list(_leads(chance, datetime.now(UTC).replace(tzinfo=None)))
     return Fleet(leads, list(_origins(chance, leads)), list(_claims(chance, leads)))
 
@@ -150,21 +183,55 @@ def _claims(chance: random.Random, leads: Iterable[Lead]) -> Iterator[tuple[Any,
 
 
 def load(connection: psycopg.Connection[Any], fleet: Fleet) -> None:
-    """Fill the host's tables in one transaction, unseen by our triggers: as if it all were older than them."""
+    """Fill the host's tables in one transaction, unseen by our triggers: as if all of it were older than they."""
     with connection.transaction():
         connection.execute("SET LOCAL session_replication_role = replica")
         for statement, rows in _tables(fleet):
             with connection.cursor().copy(statement) as copy:
                 for row in rows:
                     copy.write_row(row)
-        connection.execute("SELECT setval('public.module_ct_cabinet_leads_id_seq', %s)", [LEADS])
+        connection.execute("SELECT setval('public.module_ct_cabinet_leads_id_seq', %s)", [len(fleet.leads)])
     connection.execute("ANALYZE")
 
 
 def _tables(fleet: Fleet) -> Iterator[tuple[LiteralString, Iterable[tuple[Any, ...]]]]:
-    yield COPY_REGISTRY, (_registry_row(person) for person in {lead.person: None for lead in fleet.leads})
+    recovered = {origin.source_id for origin in fleet.origins}
+    yield COPY_REGISTRY, (_registry_row(person) for person in dict.fromkeys(lead.person for lead in fleet.leads))
     yield COPY_LEADS, (_lead_row(lead) for lead in fleet.leads)
     yield COPY_JOBS, (_job_row(lead) for lead in fleet.leads if lead.found_by == "job")
-    yield COPY_LINKS, (_link_row(lead) for lead in fleet.found if _is_linked(lead, fleet))
+    # The job of old made a link wherever it made an origin.
+    yield COPY_LINKS, (_link_row(x) for x in fleet.found if x.found_by == "link" or x.lead_id in recovered)
     yield COPY_ORIGINS, (_origin_row(origin) for origin in fleet.origins)
     yield COPY_CLAIMS, fleet.claims
+
+
+def _registry_row(person: Person) -> tuple[Any, ...]:
+    return person.key, "HIGH", person.phone, person.license, f"{person.first_name} {person.last_name}"
+
+
+def _lead_row(lead: Lead) -> tuple[Any, ...]:
+    person = lead.person
+    name = person.first_name, person.last_name
+    return lead.pk, lead.external_id, lead.created_at, *name, person.phone, person.plate
+
+
+def _job_row(lead: Lead) -> tuple[Any, ...]:
+    tried_at = lead.created_at.replace(tzinfo=UTC) + timedelta(hours=2)
+    if lead.found:
+        return "cabinet", lead.lead_id, "matched", lead.person.key, 1, tried_at, None
+    if lead.pk % 3:
+        return "cabinet", lead.lead_id, "pending", None, 0, None, None
+    return "cabinet", lead.lead_id, "failed", None, 3, tried_at, "no candidate above the threshold"
+
+
+def _link_row(lead: Lead) -> tuple[Any, ...]:
+    created_at = lead.created_at.replace(tzinfo=UTC)
+    rule = MATCH_RULES[lead.pk % len(MATCH_RULES)]
+    linked_at = created_at + timedelta(hours=2)
+    return lead.person.key, "module_ct_cabinet_leads", lead.lead_id, created_at, rule, 97, "HIGH", linked_at
+
+
+def _origin_row(origin: Origin) -> tuple[Any, ...]:
+    created_at = origin.created_at.replace(tzinfo=UTC)
+    decision = origin.decided_by, created_at, origin.status
+    return origin.person.key, origin.tag, origin.source_id, 95, created_at, *decision

@@ -5,6 +5,10 @@ import sys
 
 import structlog
 
+from consumer.handlers.outcome import Batch, Outcome
+
+log = structlog.get_logger(__name__)
+
 
 def configure(level: str, form: str) -> None:
     """Set up structlog for the process; `form` is json, console or auto (console on a terminal, else json)."""
@@ -25,3 +29,19 @@ def configure(level: str, form: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+def log_recoveries(batch: Batch, level: str = "info") -> None:
+    """One event per lead, failures always as warnings."""
+    for recovery in batch.recoveries:
+        tell = log.warning if recovery.outcome == Outcome.FAILED else getattr(log, level)
+        tell(
+            f"lead.{recovery.outcome}",
+            lead_id=recovery.lead_id,
+            reason=recovery.reason,
+            link=recovery.link,
+            origin=recovery.origin,
+            lag_ms=None if recovery.lag_ms is None else round(recovery.lag_ms, 1),
+        )
+    if batch.busy:
+        log.debug("leads.busy", count=len(batch.busy))

@@ -10,7 +10,7 @@ import structlog
 
 from consumer.handlers.outcome import Batch, Summary
 from consumer.handlers.recover import Asked, Handler
-from consumer.worker import log_recoveries
+from consumer.log import log_recoveries
 from db import listing
 from db.transaction import run_together
 

@@ -8,6 +8,7 @@ import structlog
 from consumer.handlers.outcome import Batch, Outcome
 from consumer.handlers.recover import Handler
 from consumer.inbox import Inbox
+from consumer.log import log_recoveries
 
 log = structlog.get_logger(__name__)
 
@@ -46,19 +47,3 @@ class Worker:
         for recovery in batch.recoveries:
             if recovery.retry_seconds is not None:
                 self._wake_sweeper(recovery.retry_seconds)
-
-
-def log_recoveries(batch: Batch, level: str = "info") -> None:
-    """One event per lead, failures always as warnings."""
-    for recovery in batch.recoveries:
-        tell = log.warning if recovery.outcome == Outcome.FAILED else getattr(log, level)
-        tell(
-            f"lead.{recovery.outcome}",
-            lead_id=recovery.lead_id,
-            reason=recovery.reason,
-            link=recovery.link,
-            origin=recovery.origin,
-            lag_ms=None if recovery.lag_ms is None else round(recovery.lag_ms, 1),
-        )
-    if batch.busy:
-        log.debug("leads.busy", count=len(batch.busy))

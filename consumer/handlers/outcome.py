@@ -28,8 +28,8 @@ SKIPPED = frozenset({Outcome.NO_PERSON_KEY, Outcome.ORIGIN_MANUAL, Outcome.ORIGI
 class Recovery:
     """What became of one lead in one transaction.
 
-    `link`, `origin` and `audit` name the writes that were made; `lag_ms` is the time since the lead's oldest event,
-    by the server's clock; `retry_seconds` tells a failed lead's wait, and is None for one that is parked.
+    `link`, `origin` and `audit` name the writes that were made; `lag_ms` is the time since the lead's oldest event, by
+    the server's clock, up to the commit; `retry_seconds` is a failed lead's wait, or None where it is parked.
     """
 
     lead_id: str
