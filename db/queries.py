@@ -129,17 +129,24 @@ standing AS MATERIALIZED (
         link_action IS NULL OR lead_id IN (SELECT lead_id FROM linked) AS link_stands
     FROM decided
 ),
+contended AS MATERIALIZED (
+    SELECT
+        *,
+        link_stands AND origin_action IS NOT NULL AS is_taker,
+        (link_stands AND origin_tag = 'cabinet_lead' AND origin_source_id = lead_id) IS TRUE AS is_holder
+    FROM standing
+),
 ranked AS MATERIALIZED (
     SELECT
         *,
-        -- One person, one origin: among the leads that would take it, the earlier wins.
-        CASE WHEN origin_action IS NOT NULL AND link_stands THEN
-            first_value(lead_id) OVER (
-                PARTITION BY person_key, origin_action IS NOT NULL AND link_stands
-                ORDER BY lead_created_at ASC NULLS LAST, lead_id COLLATE "C" ASC
-            )
-        END AS winner
-    FROM standing
+        -- One person, one origin: the lead that has it keeps it; of those that would take it the earlier wins.
+        CASE WHEN is_taker THEN first_value(lead_id) OVER rivals END AS winner,
+        is_taker AND first_value(is_holder) OVER rivals AS is_held
+    FROM contended
+    WINDOW rivals AS (
+        PARTITION BY person_key
+        ORDER BY is_holder DESC, is_taker DESC, lead_created_at ASC NULLS LAST, lead_id COLLATE "C" ASC
+    )
 ),
 originated AS (
     INSERT INTO canon.identity_origin AS origin (
@@ -195,8 +202,8 @@ resolved AS MATERIALIZED (
         CASE WHEN link_written THEN link_action END AS link,
         CASE WHEN lead_id = winner THEN origin_action END AS origin,
         CASE
-            WHEN NOT link_stands OR (winner IS NOT NULL AND person_key NOT IN (SELECT person_key FROM originated))
-                THEN NULL
+            WHEN NOT link_stands THEN NULL
+            WHEN is_taker AND NOT is_held AND person_key NOT IN (SELECT person_key FROM originated) THEN NULL
             WHEN winner <> lead_id THEN 'origin_held'
             ELSE outcome
         END AS outcome,

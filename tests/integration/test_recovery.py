@@ -301,6 +301,26 @@ class TestTheOrigin:
         assert set(outcomes.values()) == {Outcome.ORIGIN_HELD}
 
 
+    def test_stays_with_the_lead_that_moves_back_to_its_person_in_the_same_batch(self, database: Database) -> None:
+        person, other = database.person(), database.person()
+        holder = database.lead(matched_to=person, created_at=datetime(2026, 3, 3))
+        database.recover_pending()
+        database.link(holder, other)
+        database.recover_pending()
+        database.job(holder, None, status="pending")
+        database.job(holder, person)
+        earlier = database.lead(matched_to=person, created_at=datetime(2026, 1, 1))
+
+        batch = database.recover(earlier, holder)
+
+        assert {one.lead_id: one.outcome for one in batch.recoveries} == {
+            earlier: Outcome.ORIGIN_HELD,
+            holder: Outcome.RECOVERED,
+        }
+        origin = database.origin_of(person)
+        assert origin and origin["origin_source_id"] == holder
+
+
 class TestWaiting:
     """A match is not lost because its lead or person comes later."""
 
