@@ -1,6 +1,7 @@
 """The commands. Each says what it will do in --help, and in one line why it could not."""
 
 import json
+import os
 import sys
 import traceback
 from dataclasses import asdict, fields
@@ -46,15 +47,23 @@ def main() -> None:
     try:
         require_own_packages()
         status = app(standalone_mode=False)
+        sys.stdout.flush()
     except typer.TyperException as error:
         _leave(f"{error.format_message()} (see --help)", ExitCode.USAGE)
-    except BrokenPipeError:
-        sys.stderr.close()
-        raise SystemExit(ExitCode.DONE) from None
+    except (BrokenPipeError, SystemExit) as ended:
+        _leave_quietly(ended)
     except Exception as error:  # noqa: BLE001 # the one place where every error ends
         _leave_with(error)
     else:
         raise SystemExit(status or ExitCode.DONE)
+
+
+def _leave_quietly(ended: BrokenPipeError | SystemExit) -> None:
+    """Whoever read our output had enough of it (typer and rich make a SystemExit of that), or a command has ended."""
+    if isinstance(ended, SystemExit) and not isinstance(ended.__context__, BrokenPipeError):
+        raise ended
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(ExitCode.DONE)
 
 
 def _leave_with(error: Exception) -> None:
@@ -101,7 +110,9 @@ def run() -> None:
 
 @app.command()
 def sweep(
-    limit: Annotated[int, typer.Option(min=1, help="Leads at most; the most urgent come first.")] = 10_000,
+    limit: Annotated[
+        int, typer.Option(min=1, max=1_000_000_000, help="Leads at most; the most urgent come first.")
+    ] = 10_000,
     as_json: Json = False,
 ) -> None:
     """Recover everything that is due, once.

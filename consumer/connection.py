@@ -54,9 +54,14 @@ class Outage:
     every_seconds: float = 30.0
     _roles: dict[str, None] = field(default_factory=dict)
     _since: float = 0.0
+    _ended: float = 0.0
     _told: float = 0.0
 
-    def begin(self, role: str, reason: str) -> None:
+    def begin(self, role: str, reason: str, connected_at: float | None) -> None:
+        """Take in that a role lost the connection that it had since `connected_at`, or could not get one (None)."""
+        if connected_at is not None and connected_at < self._ended:
+            log.debug("connection.stale", role=role, reason=reason)  # it only noticed late
+            return
         now = asyncio.get_running_loop().time()
         if not self._roles:
             self._since = now
@@ -69,8 +74,8 @@ class Outage:
         if role in self._roles:
             del self._roles[role]
             if not self._roles:
-                now = asyncio.get_running_loop().time()
-                log.info("database.regained", seconds=round(now - self._since, 1))
+                self._ended = asyncio.get_running_loop().time()
+                log.info("database.regained", seconds=round(self._ended - self._since, 1))
 
 
 Use = Callable[[Connection, Callable[[], None]], Awaitable[None]]
@@ -86,6 +91,7 @@ class Role:
     def __init__(self, name: str, use: Use, settings: Settings, outage: Outage) -> None:
         self.name = name
         self.connected = False
+        self._connected_at: float | None = None
         self._use = use
         self._settings = settings
         self._outage = outage
@@ -94,17 +100,19 @@ class Role:
     async def run(self) -> None:
         """Connect, work, lose it, pause, connect again, until `use` returns.
 
-        Raises db.connect.AccessRefused and SchemaOutdated, which no waiting mends.
+        Raises db.connect.AccessRefused and SchemaMismatch, which no waiting mends.
         """
         while True:
             try:
                 return await self._run_once()
             except (Unreachable, ReadOnlyServer, psycopg.Error) as error:
-                self._outage.begin(self.name, one_line(error))
+                self._outage.begin(self.name, one_line(error), self._connected_at)
             await asyncio.sleep(self._backoff.next_pause())
 
     async def _run_once(self) -> None:
+        self._connected_at = None
         connection = await open_connection(self._settings, self.name)
+        self._connected_at = asyncio.get_running_loop().time()
         self.connected = True
         try:
             await self._use(connection, self._progress)

@@ -33,7 +33,7 @@ def exit_code_of(error: BaseException) -> ExitCode:
     error = _cause(error)
     if isinstance(error, connect.InvalidAddress):
         return ExitCode.USAGE
-    if isinstance(error, connect.SchemaOutdated):
+    if isinstance(error, connect.SchemaMismatch):
         return ExitCode.SCHEMA
     if isinstance(error, connect.DatabaseError | psycopg.Error):
         return ExitCode.DATABASE

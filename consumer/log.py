@@ -12,6 +12,8 @@ log = structlog.get_logger(__name__)
 
 def configure(level: str, form: str) -> None:
     """Set up structlog for the process; `form` is json, console or auto (console on a terminal, else json)."""
+    # What psycopg has to say of a connection that it gives up, we say ourselves.
+    logging.getLogger("psycopg").setLevel(logging.CRITICAL)
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     renderers: list[structlog.typing.Processor] = (
         [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
@@ -32,11 +34,13 @@ def configure(level: str, form: str) -> None:
 
 
 def log_recoveries(batch: Batch, level: str = "info") -> None:
-    """One event per lead, failures always as warnings."""
+    """One event per lead, failures always as warnings, and parked ones as errors."""
     for recovery in batch.recoveries:
-        tell = log.warning if recovery.outcome == Outcome.FAILED else getattr(log, level)
+        is_failed = recovery.outcome == Outcome.FAILED
+        is_parked = is_failed and recovery.retry_seconds is None
+        tell = log.error if is_parked else log.warning if is_failed else getattr(log, level)
         tell(
-            f"lead.{recovery.outcome}",
+            "lead.parked" if is_parked else f"lead.{recovery.outcome}",
             lead_id=recovery.lead_id,
             reason=recovery.reason,
             link=recovery.link,

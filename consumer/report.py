@@ -16,7 +16,8 @@ ID_SHOWN = 60
 
 
 def shortened(lead_id: str) -> str:
-    """A lead id that fits a line, however long it is."""
+    """A lead id that fits a line, however long it is and whatever characters it has."""
+    lead_id = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in lead_id)
     return lead_id if len(lead_id) <= ID_SHOWN else f"{lead_id[:ID_SHOWN]}… ({len(lead_id)} characters)"
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -12,6 +13,8 @@ from psycopg.rows import dict_row
 
 SCHEMA_REVISION = "0005"  # the migration that this code needs, or any later one
 
+# What libpq itself refuses, before it looks for a server.
+OPTION_REFUSED = re.compile(r"^connection is bad: .*?(port|sslmode|target_session_attrs|service|\bconnection option)")
 # Refusals come without an SQLSTATE: libpq has only the server's words for them.
 AUTHENTICATION_REFUSED = re.compile(
     r"authentication failed|no password supplied|no pg_hba\.conf entry|role .* (does not exist|is not permitted)"
@@ -24,7 +27,7 @@ class DatabaseError(Exception):
 
 
 class InvalidAddress(DatabaseError):
-    """The address is no libpq URL or keyword DSN."""
+    """The address is no libpq URL or keyword DSN, or has an option that libpq does not take."""
 
 
 class Unreachable(DatabaseError):
@@ -39,8 +42,12 @@ class AccessRefused(DatabaseError):
     """The server knows neither this role, password nor database: waiting does not mend it."""
 
 
-class SchemaOutdated(DatabaseError):
-    """The service's schema is missing or older than this code: waiting does not mend it."""
+class SchemaMismatch(DatabaseError):
+    """The service's schema is missing, or not of this code's time: waiting does not mend it."""
+
+
+class TableBusy(DatabaseError):
+    """A host's table stayed locked by somebody else; nothing is half done, and trying again goes on."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ class Address:
         """
         try:
             conninfo = _as_libpq_url(text.strip())
-            conninfo_to_dict(conninfo)
+            _require_sense(conninfo_to_dict(conninfo))
         except (psycopg.ProgrammingError, ValueError):
             raise InvalidAddress(
                 "DATABASE_URL is neither a URL (postgresql://user:password@host/database) nor a keyword DSN "
@@ -91,16 +98,29 @@ class Address:
 
 
 def _as_libpq_url(text: str) -> str:
-    if "://" not in text:
+    if not re.match(r"\w+(\+\w+)?://", text):
         return text
     url = urlsplit(text)
-    if not re.fullmatch(r"postgres(ql)?(\+\w+)?", url.scheme):
-        raise ValueError(url.scheme)
+    # A second @ is one of the password's that is not in percent form: libpq would take the rest for a host.
+    if not re.fullmatch(r"postgres(ql)?(\+\w+)?", url.scheme) or (url.netloc + url.path).count("@") > 1:
+        raise ValueError
     # asyncpg calls it ssl; libpq would refuse the word.
     query = [("sslmode" if key == "ssl" else key, value) for key, value in parse_qsl(url.query)]
     # Kept as written where nothing was renamed: a second encoding could change it.
     renamed = any(key == "ssl" for key, _ in parse_qsl(url.query))
     return urlunsplit(url._replace(scheme="postgresql", query=urlencode(query) if renamed else url.query))
+
+
+def _require_sense(parts: Mapping[str, Any]) -> None:
+    """Refuse what psycopg and libpq would only refuse in the middle of connecting, quoting the address."""
+    ports = str(parts.get("port") or "").split(",")
+    hosts = str(parts.get("host") or parts.get("hostaddr") or "").split(",")
+    if len(ports) not in {1, len(hosts)}:
+        raise ValueError
+    for port in filter(None, ports):
+        if not 0 < int(port) < 1 << 16:
+            raise ValueError
+    int(parts.get("connect_timeout") or 0)
 
 
 Connection = psycopg.AsyncConnection[dict[str, Any]]
@@ -129,8 +149,10 @@ async def connect(address: Address, role: str) -> Connection:
 
 
 def refusal(error: psycopg.OperationalError, address: Address) -> DatabaseError:
-    """Tell a refusal, which is final, from an absence, which passes."""
+    """Tell what is final, a refusal or an address that cannot be, from an absence, which passes."""
     words = " ".join(str(error).split())
+    if option := OPTION_REFUSED.search(words):
+        return InvalidAddress(f"DATABASE_URL gives a {option[1]} that libpq does not take")
     kind = AccessRefused if AUTHENTICATION_REFUSED.search(words) else Unreachable
     return kind(f"cannot connect to {address}: {_reason(words)}")
 
@@ -149,7 +171,7 @@ def require_writable(in_hot_standby: bytes | None, address: Address) -> None:
 
 
 async def require_schema(connection: Connection) -> None:
-    """Raise SchemaOutdated unless the migrations that this code needs have run."""
+    """Raise SchemaMismatch unless the migrations that this code needs have run."""
     try:
         cursor = await connection.execute("SELECT version_num FROM ops.cabinet_recovery_alembic_version")
         row = await cursor.fetchone()
@@ -162,6 +184,6 @@ async def require_schema(connection: Connection) -> None:
 
 def require_revision(found: str | None) -> None:
     if found is None:
-        raise SchemaOutdated("the service's schema is missing: run `consumer migrate`")
+        raise SchemaMismatch("the service's schema is missing: run `consumer migrate`")
     if found < SCHEMA_REVISION:
-        raise SchemaOutdated(f"the service's schema is outdated ({found}): run `consumer migrate`")
+        raise SchemaMismatch(f"the service's schema is outdated ({found}): run `consumer migrate`")

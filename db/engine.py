@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import psycopg
 import sqlalchemy as sa
 
-from db.connect import Address, refusal, require_revision, require_writable
+from db.connect import Address, ReadOnlyServer, refusal, require_revision, require_writable
 
 VERSION = sa.text("SELECT version_num FROM ops.cabinet_recovery_alembic_version")
 
@@ -20,7 +20,11 @@ def open_engine(address: Address, role: str) -> Iterator[sa.Engine]:
             connection = psycopg.connect(**address.parameters(role))  # type: ignore[arg-type] # libpq's keywords
         except psycopg.OperationalError as error:
             raise refusal(error, address) from error
-        require_writable(connection.pgconn.parameter_status(b"in_hot_standby"), address)
+        try:
+            require_writable(connection.pgconn.parameter_status(b"in_hot_standby"), address)
+        except ReadOnlyServer:
+            connection.close()
+            raise
         return connection
 
     engine = sa.create_engine("postgresql+psycopg://", creator=connect, poolclass=sa.NullPool)

@@ -6,16 +6,19 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.script.revision import ResolutionError
+from alembic.util import CommandError
 
 import migrations
-from db.connect import Address
+from db.connect import Address, SchemaMismatch, TableBusy
+from migrations.execution import HostTableBusy
 
 
 def migrate(address: Address, tell: Callable[[str], None] = lambda _line: None) -> None:
     """Run all migrations that are due; `tell` is given a line for each, and for what was left as it is.
 
-    Safe to interrupt and to repeat, and to start twice at once: the second waits. Raises psycopg or SQLAlchemy
-    errors as they come.
+    Safe to interrupt and to repeat, and to start twice at once: the second waits. Raises TableBusy, SchemaMismatch
+    where the schema is newer than this code, and psycopg's or SQLAlchemy's errors as they come.
     """
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent).replace("%", "%%"))
@@ -26,6 +29,14 @@ def migrate(address: Address, tell: Callable[[str], None] = lambda _line: None) 
     logger.setLevel(logging.INFO)
     try:
         command.upgrade(config, "head")
+    except HostTableBusy as error:
+        raise TableBusy(str(error)) from error
+    except CommandError as error:
+        if not isinstance(error.__cause__, ResolutionError):
+            raise
+        raise SchemaMismatch(
+            "the service's schema is newer than this program: install the release that made it, or a later one"
+        ) from error
     finally:
         logger.removeHandler(handler)
 

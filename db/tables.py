@@ -4,6 +4,7 @@ The migrations make them; a test holds the two together.
 """
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
 
 metadata = sa.MetaData(schema="ops")
 _instant = sa.DateTime(timezone=True)
@@ -52,7 +53,7 @@ settings = sa.Table(
     sa.Column("only_row", sa.Boolean, primary_key=True),
     sa.Column("business_time_zone", sa.Text, nullable=False),
     sa.Column("notify_mode", sa.Text, nullable=False),
-    sa.Column("replaced_views", sa.JSON, nullable=False),
+    sa.Column("replaced_views", JSONB, nullable=False),
 )
 
 # The views, by the columns that reports read.

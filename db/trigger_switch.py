@@ -7,6 +7,8 @@ from typing import Literal
 import sqlalchemy as sa
 from psycopg.errors import LockNotAvailable
 
+from db.connect import TableBusy
+
 TRIGGERS = {
     "canon.identity_links": ("cabinet_recovery_link_inserted", "cabinet_recovery_link_updated"),
     "ops.identity_matching_jobs": ("cabinet_recovery_job_inserted", "cabinet_recovery_job_updated"),
@@ -20,10 +22,6 @@ STATES = sa.text("""
     FROM pg_trigger
     WHERE tgrelid = to_regclass(:table) AND NOT tgisinternal
 """)
-
-
-class TableBusy(Exception):
-    """A host table stayed locked; the tables before it are switched, and switching again goes on."""
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,11 @@ from enum import Enum
 from typing import Any, LiteralString
 
 import psycopg
-import structlog
 
 from consumer.handlers.outcome import Batch, Outcome, Recovery
 from db import queries
 from db.connect import Connection
 from db.transaction import run_together
-
-log = structlog.get_logger(__name__)
 
 # An id that no index can hold is the data's fault as well, though PostgreSQL files it under "program limit".
 DATA_ERROR_CLASSES = ("22", "23", "P0001", "54000")
@@ -90,8 +87,6 @@ class Handler:
             max_attempts=self.max_attempts,
         )
         (retry,) = scheduled
-        if retry["parked"]:
-            log.error("lead.parked", lead_id=lead_id, sqlstate=error.sqlstate, attempts=retry["attempts"])
         return Recovery(
             lead_id,
             Outcome.FAILED,

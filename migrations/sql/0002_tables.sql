@@ -53,7 +53,7 @@ CREATE TABLE IF NOT EXISTS ops.cabinet_recovery_settings (
     business_time_zone text NOT NULL DEFAULT 'UTC'
     CHECK (timestamp 'epoch' AT TIME ZONE business_time_zone IS NOT NULL),
     notify_mode text NOT NULL DEFAULT 'on' CHECK (notify_mode IN ('on', 'off')),
-    -- Definitions of the host's views that ours replaced: a downgrade puts them back.
+    -- The host's two views: what we made of them, and what they were before. A downgrade puts them back.
     replaced_views jsonb NOT NULL DEFAULT '{}'
 );
 INSERT INTO ops.cabinet_recovery_settings DEFAULT VALUES ON CONFLICT DO NOTHING;
