@@ -39,17 +39,21 @@ def reprocess(settings: Settings, lead_ids: Sequence[str]) -> list[Recovery]:
 async def _backfill(settings: Settings, limit: int, on_progress: Progress) -> Summary:
     handler = await open_handler(settings, "sweep")
     async with handler.connection:
-        summary, done = Summary(), 0
-        busy: list[str] = []
-        leads = await list_due(handler, limit=limit)
-        on_progress(0, len(leads))
-        for part in in_batches(leads, settings.batch_size):
-            batch = await recover_batch(handler, part)
-            summary.add(batch.recoveries)
-            busy += batch.busy
-            done += len(part)
-            on_progress(done, len(leads))
-        return summary.add((await _recover_patiently(handler, busy, Asked.BY_SWEEP)).recoveries)
+        summary, done, moved = Summary(), 0, -1
+        # A link that moves may free an origin that another lead waits for: then there is more than was listed.
+        while done < limit and moved < summary.writes["link", "move"]:
+            moved = summary.writes["link", "move"]
+            leads = await list_due(handler, limit=limit - done)
+            busy: list[str] = []
+            on_progress(done, done + len(leads))
+            for part in in_batches(leads, settings.batch_size):
+                batch = await recover_batch(handler, part)
+                summary.add(batch.recoveries)
+                busy += batch.busy
+                done += len(part)
+                on_progress(done, max(done, len(leads)))
+            summary.add((await _recover_patiently(handler, busy, Asked.BY_SWEEP)).recoveries)
+        return summary
 
 
 async def _reprocess(settings: Settings, lead_ids: list[str]) -> list[Recovery]:
@@ -60,8 +64,10 @@ async def _reprocess(settings: Settings, lead_ids: list[str]) -> list[Recovery]:
             part = lead_ids[start : start + settings.batch_size]
             batch = await _recover_patiently(handler, part, Asked.BY_OPERATOR)
             answers |= {recovery.lead_id: recovery for recovery in batch.recoveries}
+            if batch.busy:
+                await handler.ask(batch.busy)
             answers |= {
-                lead_id: Recovery(lead_id, Outcome.FAILED, "another transaction holds it; try again")
+                lead_id: Recovery(lead_id, Outcome.FAILED, "another transaction holds it; the next sweep takes it")
                 for lead_id in batch.busy
             }
     unknown = "there is no lead with this lead_id (COALESCE(external_id, id))"

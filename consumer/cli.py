@@ -1,5 +1,6 @@
 """The commands. Each says what it will do in --help, and in one line why it could not."""
 
+import io
 import json
 import os
 import sys
@@ -44,6 +45,9 @@ Json = Annotated[bool, typer.Option("--json", help="For machines: JSON on standa
 
 def main() -> None:
     """Run the command line; every failure ends as one line on stderr and a documented exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # an id may hold what the terminal cannot show
     try:
         require_own_packages()
         status = app(standalone_mode=False)
@@ -70,7 +74,7 @@ def _leave_with(error: Exception) -> None:
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     status = exit_code_of(error)
-    if status == ExitCode.UNEXPECTED:
+    if status == ExitCode.UNEXPECTED and not isinstance(error, OSError):
         # A defect of ours: whoever mends it needs to know where.
         traceback.print_exception(error)
     _leave(one_line(error), status)

@@ -90,7 +90,7 @@ class Role:
 
     def __init__(self, name: str, use: Use, settings: Settings, outage: Outage) -> None:
         self.name = name
-        self.connected = False
+        self.connection: Connection | None = None
         self._connected_at: float | None = None
         self._use = use
         self._settings = settings
@@ -111,15 +111,14 @@ class Role:
 
     async def _run_once(self) -> None:
         self._connected_at = None
-        connection = await open_connection(self._settings, self.name)
+        self.connection = await open_connection(self._settings, self.name)
         self._connected_at = asyncio.get_running_loop().time()
-        self.connected = True
         try:
-            await self._use(connection, self._progress)
+            await self._use(self.connection, self._progress)
         finally:
-            self.connected = False
             # Not close(), which waits for a server that may not answer any more.
-            connection.pgconn.finish()
+            self.connection.pgconn.finish()
+            self.connection = None
 
     def _progress(self) -> None:
         self._backoff.reset()

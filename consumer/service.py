@@ -13,6 +13,7 @@ from consumer.settings import Settings
 from consumer.sweeper import Sweeper
 from consumer.worker import Worker
 from db.connect import Connection
+from db.transaction import sever
 
 log = structlog.get_logger(__name__)
 
@@ -62,10 +63,13 @@ class Service:
         self._sweeper.close()
         for role in self._roles:
             # The listener only reads, and who is not connected has nothing in hand.
-            if role.name == "listener" or not role.connected:
+            if role.name == "listener" or role.connection is None:
                 tasks[role.name].cancel()
         _, unfinished = await asyncio.wait(tasks.values(), timeout=grace_seconds)
         if unfinished:
+            for role in self._roles:
+                if role.connection is not None:
+                    sever(role.connection)  # or psycopg would first ask the server to cancel, and wait for it
             raise GraceExceeded(f"the batch in hand took longer than {grace_seconds} s; its events stand")
 
     async def _listen(self, connection: Connection, progress: Callable[[], None]) -> None:

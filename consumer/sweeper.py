@@ -146,7 +146,7 @@ class Sweeper:
             for recovery in batch.recoveries:
                 if recovery.retry_seconds is not None:
                     self.wake(recovery.retry_seconds)
-        if busy:
+        if busy or summary.writes["link", "move"]:
             self.wake()
         if leads:
             log.info("sweep.finished", what=what, listed=len(leads), busy=busy, **dict(summary.outcomes))

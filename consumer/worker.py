@@ -42,7 +42,8 @@ class Worker:
         self.unmatched += unmatched
         if unmatched:
             log.debug("hints.unmatched", count=unmatched)
-        if batch.busy:
+        # A link that moves may free an origin that another lead waits for.
+        if batch.busy or any(recovery.link == "move" for recovery in batch.recoveries):
             self._wake_sweeper(0)
         for recovery in batch.recoveries:
             if recovery.retry_seconds is not None:

@@ -5,20 +5,25 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import Conninfo
 from psycopg.rows import dict_row
 
 SCHEMA_REVISION = "0005"  # the migration that this code needs, or any later one
 
 # What libpq itself refuses, before it looks for a server.
-OPTION_REFUSED = re.compile(r"^connection is bad: .*?(port|sslmode|target_session_attrs|service|\bconnection option)")
-# Refusals come without an SQLSTATE: libpq has only the server's words for them.
-AUTHENTICATION_REFUSED = re.compile(
-    r"authentication failed|no password supplied|no pg_hba\.conf entry|role .* (does not exist|is not permitted)"
-    r'|database ".*" does not exist|permission denied for database',
+OPTION_REFUSED = re.compile(
+    r'^connection is bad: (?:.*connection option "(\w+)"|definition of (service)|invalid (\w+) (?:value|number))'
+)
+# Refusals come without an SQLSTATE: libpq has only the server's words for them, English or Spanish here. Words that
+# are not known are taken for an absence, and waited for.
+ACCESS_REFUSED = re.compile(
+    r"authentication failed|autenti\w+ .*falló|no password supplied|pg_hba\.conf"
+    r"|role .* (does not exist|is not permitted)|no existe el rol"
+    r'|database ".*" does not exist|no existe la base de datos|permission denied for database'
 )
 
 
@@ -104,15 +109,19 @@ def _as_libpq_url(text: str) -> str:
     # A second @ is one of the password's that is not in percent form: libpq would take the rest for a host.
     if not re.fullmatch(r"postgres(ql)?(\+\w+)?", url.scheme) or (url.netloc + url.path).count("@") > 1:
         raise ValueError
-    # asyncpg calls it ssl; libpq would refuse the word.
-    query = [("sslmode" if key == "ssl" else key, value) for key, value in parse_qsl(url.query)]
-    # Kept as written where nothing was renamed: a second encoding could change it.
-    renamed = any(key == "ssl" for key, _ in parse_qsl(url.query))
-    return urlunsplit(url._replace(scheme="postgresql", query=urlencode(query) if renamed else url.query))
+    if "+" not in url.scheme:
+        return urlunsplit(url._replace(scheme="postgresql"))
+    # Of a SQLAlchemy URL's options only some are libpq's; asyncpg's ssl is its sslmode.
+    known = {option.keyword.decode() for option in Conninfo.get_defaults()}
+    given = [("sslmode" if key == "ssl" else key, value) for key, value in parse_qsl(url.query)]
+    query = urlencode([(key, value) for key, value in given if key in known], quote_via=quote)
+    return urlunsplit(url._replace(scheme="postgresql", query=query))
 
 
 def _require_sense(parts: Mapping[str, Any]) -> None:
     """Refuse what psycopg and libpq would only refuse in the middle of connecting, quoting the address."""
+    if any("@" in str(parts.get(name)) for name in ("host", "dbname")):
+        raise ValueError  # a piece of the password
     ports = str(parts.get("port") or "").split(",")
     hosts = str(parts.get("host") or parts.get("hostaddr") or "").split(",")
     if len(ports) not in {1, len(hosts)}:
@@ -152,8 +161,8 @@ def refusal(error: psycopg.OperationalError, address: Address) -> DatabaseError:
     """Tell what is final, a refusal or an address that cannot be, from an absence, which passes."""
     words = " ".join(str(error).split())
     if option := OPTION_REFUSED.search(words):
-        return InvalidAddress(f"DATABASE_URL gives a {option[1]} that libpq does not take")
-    kind = AccessRefused if AUTHENTICATION_REFUSED.search(words) else Unreachable
+        return InvalidAddress(f"DATABASE_URL gives a {option[option.lastindex or 0]} that libpq does not take")
+    kind = AccessRefused if ACCESS_REFUSED.search(words) else Unreachable
     return kind(f"cannot connect to {address}: {_reason(words)}")
 
 

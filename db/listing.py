@@ -43,7 +43,7 @@ LIST_ALL: LiteralString = (
 _ARE_WAITING: LiteralString = """
 AND lead_id = ANY(ARRAY(
     SELECT lead_id FROM ops.cabinet_recovery_exception
-    WHERE resolved_at IS NULL AND outcome IN ('unknown_lead', 'unknown_person')
+    WHERE resolved_at IS NULL AND outcome IN ('unknown_lead', 'unknown_person', 'origin_held')
 ))
 """
 LIST_WAITING: LiteralString = _WITHOUT_EVENT + _ARE_WAITING

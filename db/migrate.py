@@ -8,6 +8,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.script.revision import ResolutionError
 from alembic.util import CommandError
+from psycopg.conninfo import make_conninfo
 
 import migrations
 from db.connect import Address, SchemaMismatch, TableBusy
@@ -22,7 +23,7 @@ def migrate(address: Address, tell: Callable[[str], None] = lambda _line: None) 
     """
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent).replace("%", "%%"))
-    config.attributes["url"] = address.conninfo
+    config.attributes["url"] = make_conninfo(**address.parameters("migrate"))  # type: ignore[arg-type] # libpq's keywords
     logger = logging.getLogger("alembic")
     handler = _Telling(tell)
     logger.addHandler(handler)

@@ -9,10 +9,24 @@ from typing import LiteralString
 
 # Batches are small and every look-up has an index: whatever the statistics say, a plan that scans a table is wrong,
 # and a plan made once is as good as a new one.
+#
+# A batch is over before anybody's deadlock_timeout: whoever waits for a row of ours looks for a deadlock only then,
+# and would be the one to break it. A lead that stands alone may take its time.
 SET_UP_BATCH: LiteralString = """
 SELECT
     set_config('lock_timeout', %(lock_timeout_ms)s::text, true),
-    set_config('statement_timeout', %(statement_timeout_ms)s::text, true),
+    set_config('statement_timeout', (
+        CASE
+            WHEN %(is_alone)s THEN %(statement_timeout_ms)s
+            ELSE LEAST(
+                %(statement_timeout_ms)s,
+                800 * EXTRACT(EPOCH FROM current_setting('deadlock_timeout')::interval)
+            )
+        END
+    )::bigint::text, true),
+    CASE WHEN current_setting('server_version_num')::integer >= 170000 THEN
+        set_config('transaction_timeout', (4 * %(statement_timeout_ms)s)::text, true)
+    END,
     set_config('enable_seqscan', 'off', true),
     set_config('enable_hashjoin', 'off', true),
     set_config('enable_mergejoin', 'off', true),
@@ -76,8 +90,8 @@ SELECT
     (SELECT jsonb_object_agg(lead_id, EXTRACT(EPOCH FROM requested_at)) FROM pending) AS requested_at
 """
 
-# The decision is the view's; here it is carried out. Each write carries what the decision saw (`moved_from`,
-# `replaced`) and is made only if that still stands; a write that did not come back leaves its lead's events
+# The decision is the view's; here it is carried out. Each write over a row carries the version of it that the decision
+# saw, and is made only if that still stands; a write that did not come back leaves its lead's events
 # pending. No joins, but IN (SELECT …) among the parts, which hashes, and = ANY(ARRAY(…)) on tables, which looks them
 # up: a join is at the mercy of what the planner believes of an outbox that was empty when it was analysed.
 RESOLVE: LiteralString = """
@@ -99,7 +113,7 @@ linked AS (
     SELECT
         person_key, 'module_ct_cabinet_leads', lead_id, COALESCE(lead_created_at, now()), 'cabinet_recovery', 95,
         'HIGH',
-        jsonb_strip_nulls(jsonb_build_object('job_id', job_id, 'moved_from', link_person_key)),
+        jsonb_strip_nulls(jsonb_build_object('job_id', job_id, 'seen', link_version)),
         now()
     FROM decided
     WHERE link_action IS NOT NULL
@@ -110,7 +124,7 @@ linked AS (
         match_score = EXCLUDED.match_score,
         confidence_level = EXCLUDED.confidence_level,
         linked_at = EXCLUDED.linked_at,
-        evidence = (EXCLUDED.evidence - 'moved_from') || jsonb_build_object('previous', jsonb_build_object(
+        evidence = (EXCLUDED.evidence - 'seen') || jsonb_build_object('previous', jsonb_build_object(
             'person_key', link.person_key,
             'match_rule', link.match_rule,
             'match_score', link.match_score,
@@ -119,7 +133,7 @@ linked AS (
             'evidence',
             CASE jsonb_typeof(link.evidence) WHEN 'object' THEN link.evidence - 'previous' ELSE link.evidence END
         ))
-    WHERE link.person_key::text = EXCLUDED.evidence ->> 'moved_from'
+    WHERE link.xmin::text = EXCLUDED.evidence ->> 'seen'
     RETURNING link.source_pk::text AS lead_id
 ),
 standing AS MATERIALIZED (
@@ -158,7 +172,7 @@ originated AS (
         COALESCE(lead_created_at, CASE WHEN NOT link_written THEN linked_at END, now()),
         jsonb_build_object('recovered_by', 'cabinet_recovery') || CASE
             WHEN origin_action = 'update' THEN
-                jsonb_build_object('replaced', jsonb_build_object(
+                jsonb_build_object('seen', origin_version, 'replaced', jsonb_build_object(
                     'origin_tag', origin_tag,
                     'origin_source_id', origin_source_id,
                     'resolution_status', origin_resolution_status,
@@ -179,18 +193,13 @@ originated AS (
         decided_at = EXCLUDED.decided_at,
         resolution_status = EXCLUDED.resolution_status,
         updated_at = EXCLUDED.updated_at,
-        evidence = jsonb_set(EXCLUDED.evidence, '{replaced,evidence}', COALESCE(
+        evidence = jsonb_set(EXCLUDED.evidence - 'seen', '{replaced,evidence}', COALESCE(
             CASE jsonb_typeof(origin.evidence)
                 WHEN 'object' THEN origin.evidence - 'replaced' ELSE origin.evidence
             END,
             'null'
         ))
-    WHERE EXCLUDED.evidence -> 'replaced' = jsonb_build_object(
-        'origin_tag', origin.origin_tag,
-        'origin_source_id', origin.origin_source_id,
-        'resolution_status', origin.resolution_status,
-        'decided_by', origin.decided_by
-    )
+    WHERE origin.xmin::text = EXCLUDED.evidence ->> 'seen'
     RETURNING origin.person_key, origin.origin_source_id
 ),
 resolved AS MATERIALIZED (
@@ -285,8 +294,12 @@ SELECT
 FROM resolved
 """
 
-# An event is made where the failed transaction took its own away with it. Matched anew or asked for by an operator,
-# a lead starts over.
+COUNT_EVENTS: LiteralString = """
+SELECT count(*) AS events FROM ops.cabinet_recovery_outbox WHERE lead_id = %(lead_id)s
+"""
+
+# An event is made where the failed transaction took its own away with it. What counts as failed are the events that
+# were known before the attempt: one that came since is a new match, with which the lead starts over.
 RECORD_FAILURE: LiteralString = """
 WITH pending AS (
     SELECT count(*) AS events FROM ops.cabinet_recovery_outbox WHERE lead_id = %(lead_id)s
@@ -298,7 +311,9 @@ kept AS (
 INSERT INTO ops.cabinet_recovery_exception AS exception (
     lead_id, outcome, sqlstate, message, attempts, failed_events
 )
-SELECT %(lead_id)s, 'failed', %(sqlstate)s, %(message)s, 1, GREATEST(events, 1) FROM pending
+SELECT
+    %(lead_id)s, 'failed', %(sqlstate)s, %(message)s, 1, %(known_events)s + CASE WHEN events = 0 THEN 1 ELSE 0 END
+FROM pending
 ON CONFLICT (lead_id) DO UPDATE SET
     outcome = 'failed',
     sqlstate = EXCLUDED.sqlstate,

@@ -22,9 +22,12 @@ async def run_together(
 ) -> list[list[dict[str, Any]]]:
     """Run the statements as one transaction; the rows of each come back.
 
-    All of it, with the commit, is sent in one go: a client that freezes holds no lock, and the network is crossed
-    once. An error (psycopg.Error) means that nothing was done, unless it is the connection that was lost: then the
-    commit may have been done.
+    All of it, with the commit, is sent without waiting for an answer: the network is crossed once, and a client that
+    freezes holds locks only if that happens within the microseconds of sending. READ COMMITTED, whatever the
+    database's default: each statement must see what the one before it waited for.
+
+    An error (psycopg.Error) means that nothing was done, unless it is the connection that was lost: then the commit
+    may have been done.
     """
     # The server's timeout is for each statement.
     seconds = (len(statements) + 1) * statement_timeout_seconds + NETWORK_SECONDS
@@ -32,7 +35,7 @@ async def run_together(
         try:
             # Not connection.transaction(), which waits for BEGIN and COMMIT to come back.
             async with connection.pipeline():
-                await connection.execute("BEGIN")
+                await connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
                 cursors = [await connection.execute(text, parameters) for text in statements]
                 await connection.execute("COMMIT")
         finally:

@@ -14,12 +14,14 @@ from db.transaction import run_together
 
 # An id that no index can hold is the data's fault as well, though PostgreSQL files it under "program limit".
 DATA_ERROR_CLASSES = ("22", "23", "P0001", "54000")
-# Somebody else's transaction is in the way; it may hold one of the rows only.
+# Somebody else's transaction is in the way, of one of the rows perhaps; or the batch was too large for its time.
 CONTENTION = (
+    psycopg.errors.QueryCanceled,
     psycopg.errors.LockNotAvailable,
     psycopg.errors.DeadlockDetected,
     psycopg.errors.SerializationFailure,
 )
+SEARCH_LOCK_TIMEOUT_MS = 5
 MESSAGE_LIMIT = 500
 
 
@@ -50,25 +52,47 @@ class Handler:
         lead that somebody's transaction holds is left pending and reported as busy. Every other error of the
         database is the environment's and is raised (psycopg.Error): nothing of the batch at hand was done.
         """
-        lead_ids = list(dict.fromkeys(lead_ids))
+        return await self._recover_or_split(list(dict.fromkeys(lead_ids)), asked, self.lock_timeout_ms)
+
+    async def ask(self, lead_ids: list[str]) -> None:
+        """Make events of an operator's wish, for whoever sweeps next."""
+        await self._together([queries.ENQUEUE_ASKED], lead_ids=lead_ids)
+
+    async def _recover_or_split(self, lead_ids: list[str], asked: Asked | None, lock_timeout_ms: int) -> Batch:
         try:
-            return await self._recover_together(lead_ids, asked)
+            return await self._recover_together(lead_ids, asked, lock_timeout_ms)
         except psycopg.Error as error:
             if not (_is_data_error(error) or isinstance(error, CONTENTION)):
                 raise
             if len(lead_ids) > 1:
-                middle = len(lead_ids) // 2
-                first = await self.recover(lead_ids[:middle], asked)
-                return first + await self.recover(lead_ids[middle:], asked)
+                # Rows were waited for once; the search for who holds them must not wait again for each.
+                middle, patience_ms = len(lead_ids) // 2, min(lock_timeout_ms, SEARCH_LOCK_TIMEOUT_MS)
+                first = await self._recover_or_split(lead_ids[:middle], asked, patience_ms)
+                return first + await self._recover_or_split(lead_ids[middle:], asked, patience_ms)
             if _is_data_error(error):
-                return Batch([await self._record_failure(lead_ids[0], error)])
+                return await self._try_again_and_record(lead_ids[0], asked)
             return Batch(busy=lead_ids)
 
-    async def _recover_together(self, lead_ids: list[str], asked: Asked | None) -> Batch:
+    async def _try_again_and_record(self, lead_id: str, asked: Asked | None) -> Batch:
+        """A second attempt, of which we know what events came before it: only those may count as failed."""
+        try:
+            *_, counted = await self._together([queries.COUNT_EVENTS], lead_id=lead_id)
+            try:
+                return await self._recover_together([lead_id], asked, self.lock_timeout_ms)
+            except psycopg.Error as error:
+                if not _is_data_error(error):
+                    raise
+                return Batch([await self._record_failure(lead_id, error, counted[0]["events"])])
+        except CONTENTION:
+            return Batch(busy=[lead_id])
+
+    async def _recover_together(self, lead_ids: list[str], asked: Asked | None, lock_timeout_ms: int) -> Batch:
         statements: list[LiteralString] = [queries.CLAIM, queries.RESOLVE]
         if asked is not None:
             statements.insert(0, asked.value)
-        *_, claim, resolved = await self._together(statements, lead_ids=lead_ids)
+        *_, claim, resolved = await self._together(
+            statements, lead_ids=lead_ids, lock_timeout_ms=lock_timeout_ms, is_alone=len(lead_ids) == 1
+        )
         requested_at = claim[0]["requested_at"]
         lost = [row["lead_id"] for row in resolved if row["outcome"] is None]
         return Batch(
@@ -76,7 +100,7 @@ class Handler:
             claim[0]["busy"] + lost,
         )
 
-    async def _record_failure(self, lead_id: str, error: psycopg.Error) -> Recovery:
+    async def _record_failure(self, lead_id: str, error: psycopg.Error, known_events: int) -> Recovery:
         # Only the primary message: the detail quotes the row, and a row has names and phones in it.
         message = (error.diag.message_primary or "")[:MESSAGE_LIMIT]
         *_, scheduled = await self._together(
@@ -84,6 +108,7 @@ class Handler:
             lead_id=lead_id,
             sqlstate=error.sqlstate,
             message=message,
+            known_events=known_events,
             max_attempts=self.max_attempts,
         )
         (retry,) = scheduled
@@ -95,14 +120,15 @@ class Handler:
         )
 
     async def _together(self, statements: list[LiteralString], **parameters: Any) -> list[list[dict[str, Any]]]:
-        timeouts = {
+        settings = {
+            "is_alone": True,
             "lock_timeout_ms": self.lock_timeout_ms,
             "statement_timeout_ms": 1000 * self.statement_timeout_seconds,
         }
         return await run_together(
             self.connection,
             [queries.SET_UP_BATCH, *statements],
-            parameters | timeouts,
+            settings | parameters,
             self.statement_timeout_seconds,
         )
 

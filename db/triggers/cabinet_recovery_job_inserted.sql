@@ -14,7 +14,7 @@ BEGIN
     WITH matched (lead_id) AS (
         SELECT source_id
         FROM new_rows
-        WHERE source_type = 'cabinet' AND status = 'matched' AND matched_person_key IS NOT NULL
+        WHERE source_type = 'cabinet' AND source_id IS NOT NULL AND status = 'matched' AND matched_person_key IS NOT NULL
     ), event AS (
         INSERT INTO ops.cabinet_recovery_outbox (lead_id, source)
         SELECT lead_id, 'matching_job' FROM matched

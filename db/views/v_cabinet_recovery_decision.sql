@@ -5,7 +5,7 @@
 --           (create, move, NULL) and origin_action (create, update, NULL): the writes that stand out; match_waits
 --           (a new match names a person who is not in the registry yet); recorded_outcome (what the exception
 --           table should say); is_due (something to write, in the host's tables or in ours); and what the decision
---           saw, for the handler to check again when it writes
+--           saw, with the versions of the rows, for the handler to check again when it writes
 -- Requires: v_cabinet_recovery_identity
 --
 -- Each LIMIT 1 is a fence to the planner: it does not copy the subquery to every place that mentions its result, and
@@ -49,10 +49,12 @@ SELECT
     identity.job_id,
     identity.link_person_key,
     identity.linked_at,
+    identity.link_version,
     origin.origin_tag::text AS origin_tag,
     origin.origin_source_id,
     origin.resolution_status::text AS origin_resolution_status,
-    origin.decided_by::text AS origin_decided_by
+    origin.decided_by::text AS origin_decided_by,
+    origin.version AS origin_version
 FROM ops.v_cabinet_recovery_identity AS identity
 LEFT JOIN
     LATERAL (
@@ -110,7 +112,8 @@ LEFT JOIN
             found.origin_tag,
             found.origin_source_id,
             found.resolution_status,
-            found.decided_by
+            found.decided_by,
+            found.xmin::text AS version
         FROM canon.identity_origin AS found
         WHERE found.person_key = chosen.person_key
         LIMIT 1

@@ -23,6 +23,7 @@ SELECT
     link.id AS link_pk,
     link.person_key AS link_person_key,
     link.linked_at,
+    link.xmin::text AS link_version,
     link_person.person_key AS link_person_known,
     job.id AS job_id,
     job.matched_person_key AS job_person_key,

@@ -17,10 +17,10 @@ BEGIN
         SELECT changed.source_id
         FROM (
             SELECT source_id, matched_person_key FROM new_rows
-            WHERE source_type = 'cabinet' AND status = 'matched' AND matched_person_key IS NOT NULL
+            WHERE source_type = 'cabinet' AND source_id IS NOT NULL AND status = 'matched' AND matched_person_key IS NOT NULL
             EXCEPT
             SELECT source_id, matched_person_key FROM old_rows
-            WHERE source_type = 'cabinet' AND status = 'matched' AND matched_person_key IS NOT NULL
+            WHERE source_type = 'cabinet' AND source_id IS NOT NULL AND status = 'matched' AND matched_person_key IS NOT NULL
         ) AS changed
     ), event AS (
         INSERT INTO ops.cabinet_recovery_outbox (lead_id, source)
