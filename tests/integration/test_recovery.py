@@ -300,7 +300,6 @@ class TestTheOrigin:
         assert outcomes.pop(first) == Outcome.RECOVERED
         assert set(outcomes.values()) == {Outcome.ORIGIN_HELD}
 
-
     def test_stays_with_the_lead_that_moves_back_to_its_person_in_the_same_batch(self, database: Database) -> None:
         person, other = database.person(), database.person()
         holder = database.lead(matched_to=person, created_at=datetime(2026, 3, 3))
