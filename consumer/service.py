@@ -18,6 +18,9 @@ from db.transaction import sever
 log = structlog.get_logger(__name__)
 
 
+SEVER_SECONDS = 0.5  # for a role to notice that its connection is gone
+
+
 class GraceExceeded(Exception):
     """The batch in hand did not finish in time; it was undone, and its events stand."""
 
@@ -67,10 +70,15 @@ class Service:
                 tasks[role.name].cancel()
         _, unfinished = await asyncio.wait(tasks.values(), timeout=grace_seconds)
         if unfinished:
-            for role in self._roles:
-                if role.connection is not None:
-                    sever(role.connection)  # or psycopg would first ask the server to cancel, and wait for it
+            await self._sever(unfinished)
             raise GraceExceeded(f"the batch in hand took longer than {grace_seconds} s; its events stand")
+
+    async def _sever(self, unfinished: set[asyncio.Task[None]]) -> None:
+        """Cut the connections first: to cancel, psycopg would ask the server, which may be what hangs."""
+        for role in self._roles:
+            if role.connection is not None:
+                sever(role.connection)
+        await asyncio.wait(unfinished, timeout=SEVER_SECONDS)
 
     async def _listen(self, connection: Connection, progress: Callable[[], None]) -> None:
         def on_listening() -> None:
