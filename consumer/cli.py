@@ -249,4 +249,7 @@ def _switch(word: Literal["ENABLE", "DISABLE"]) -> None:
 
     with open_engine(_settings().database, "triggers") as engine:
         switch(engine, word)
-        show_triggers(read_states(engine))
+        states = read_states(engine)
+    if missing := ", ".join(one.name for one in states if one.state == "missing"):
+        _leave(f"missing: {missing}; run its file in db/triggers as the table's owner", ExitCode.DATABASE)
+    show_triggers(states)

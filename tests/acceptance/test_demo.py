@@ -103,6 +103,7 @@ def number_in(pattern: str, output: str) -> float:
     return float(found[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_it_and_all_that_it_started(number: signal.Signals, status: int) -> None:
     with running_demo() as demo:
@@ -118,6 +119,7 @@ def test_a_signal_ends_it_and_all_that_it_started(number: signal.Signals, status
         assert not data_folder.parent.exists()
 
 
+@pytest.mark.slow
 def test_it_fails_when_the_consumer_dies_and_leaves_nothing_behind() -> None:
     with running_demo() as demo:
         read_until(demo, LIVE_LINE)

@@ -15,6 +15,8 @@ from pathlib import Path
 from shlex import quote
 
 from consumer import run_job
+import pytest
+
 from tests.database import TABLES, Database
 from tests.processes import ELSEWHERE, run_command, run_python
 from tests.servers import TemplateDatabase
@@ -261,6 +263,7 @@ class TestExecution:
         assert run_command("sweep", url=database.url).returncode == 5
         assert run_command("sweep", url=f"{database.url} dbname=nowhere").returncode == 4
 
+    @pytest.mark.slow
     def test_without_a_limit_up_to_10000_leads_are_processed(self, database: Database) -> None:
         matched_leads(database, 10_001)
 

@@ -603,6 +603,7 @@ FILLED_BY = {UPDATE_LINKS: INSERT_LINKS, UPDATE_JOBS: INSERT_MANY_JOBS}
 class TestTheCost:
     """Is a fraction of the statement's own, whatever went before it in the session."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("statement", [INSERT_LINKS, UPDATE_JOBS], ids=["links inserted", "jobs updated"])
     def test_of_20_000_rows_is_bearable(self, database: Database, statement: str) -> None:
         assert measured_share(database, statement, rows=20_000) < 1.5
