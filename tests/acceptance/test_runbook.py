@@ -14,9 +14,9 @@ from inspect import signature
 from pathlib import Path
 from shlex import quote
 
-from consumer import run_job
 import pytest
 
+from consumer import run_job
 from tests.database import TABLES, Database
 from tests.processes import ELSEWHERE, run_command, run_python
 from tests.servers import TemplateDatabase
