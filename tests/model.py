@@ -78,6 +78,11 @@ class Noted:
     outcome: str
     match_waits: bool
 
+    @property
+    def is_waiting(self) -> bool:
+        """For what no event tells of: its lead, its person, or that the lead which has the origin leaves it."""
+        return self.outcome in ("unknown_lead", "unknown_person", "origin_held")
+
 
 @dataclass(frozen=True)
 class Decision:

@@ -52,6 +52,8 @@ STATUSES = (
     "resolved_auto",
     "resolved_auto",
     "resolved_auto",
+    "resolved_auto",
+    "resolved_auto",
     "resolved_manual",
     "marked_legacy",
     "discarded",
@@ -90,7 +92,7 @@ heard = st.sampled_from(("later", "later", "at once", "never"))
 origins = st.tuples(
     st.sampled_from(TAGS),
     st.sampled_from((*LEAD_IDS, "gone")),
-    st.sampled_from(("system", "system", "system", "manual")),
+    st.sampled_from(("system", "system", "system", "system", "manual")),
     st.sampled_from(STATUSES),
 )
 mostly = st.sampled_from((True, True, True, True, False))
@@ -112,6 +114,7 @@ class Server:
         self._runner = asyncio.Runner()
         self.handler = self._runner.run(open_handler(database.settings(lock_timeout_ms="900"), "model"))
         database.without_foreign_keys()
+        self.recover(LEAD_IDS)  # plans its statements, for which a batch hardly has the time
         database.run("UPDATE ops.cabinet_recovery_settings SET business_time_zone = 'America/Lima'")
 
     def close(self) -> None:
@@ -373,8 +376,7 @@ class RecoveryMachine(RuleBasedStateMachine):
     def _lists(self) -> dict[str, list[DueLead]]:
         due = self.model.due(datetime.now(UTC))
         eventful = {lead_id for lead_id, _ in self.model.events}
-        looked_at = ("unknown_lead", "unknown_person", "origin_held")
-        waiting = {x for x, noted in self.model.notes.items() if noted.outcome in looked_at}
+        waiting = {x for x, noted in self.model.notes.items() if noted.is_waiting}
         expected = {
             "everything": due,
             "events": [lead_id for lead_id in due if lead_id in eventful],
@@ -475,7 +477,7 @@ SETTINGS = settings(
 # Where they fail, making the history short may take five minutes.
 @pytest.mark.timeout(600)
 def test_every_history_ends_as_the_rules_say(server: Server) -> None:
-    run_state_machine_as_test(lambda: RecoveryMachine(server), settings=settings(SETTINGS, max_examples=120))
+    run_state_machine_as_test(lambda: RecoveryMachine(server), settings=settings(SETTINGS, max_examples=100))
 
 
 @pytest.mark.slow
