@@ -484,5 +484,5 @@ def test_every_history_ends_as_the_rules_say(server: Server) -> None:
 @pytest.mark.timeout(600)
 def test_very_many_and_longer_histories_end_as_the_rules_say(server: Server) -> None:
     run_state_machine_as_test(
-        lambda: RecoveryMachine(server), settings=settings(SETTINGS, max_examples=300, stateful_step_count=50)
+        lambda: RecoveryMachine(server), settings=settings(SETTINGS, max_examples=150, stateful_step_count=50)
     )
