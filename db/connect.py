@@ -4,13 +4,15 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, LiteralString
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import Conninfo
 from psycopg.rows import dict_row
+
+from db.liveness import Heartbeat, deadline
 
 SCHEMA_REVISION = "0005"  # the migration that this code needs, or any later one
 
@@ -25,6 +27,10 @@ ACCESS_REFUSED = re.compile(
     r"|role .* (does not exist|is not permitted)|no existe el rol"
     r'|database ".*" does not exist|no existe la base de datos|permission denied for database'
 )
+
+
+# Of several hosts none was found that takes writes: the primary is gone, and its standby is not promoted yet.
+READ_ONLY = re.compile(r"session is read-only|server is in hot standby mode")
 
 
 class DatabaseError(Exception):
@@ -57,13 +63,14 @@ class TableBusy(DatabaseError):
 
 @dataclass(frozen=True)
 class Address:
-    """Where the database is. Its text form never shows the password."""
+    """Where the database is, and what variable says so. Its text form never shows the password."""
 
     conninfo: str
+    variable: str = "DATABASE_URL"
     connect_timeout_seconds: int = 5
 
     @classmethod
-    def parse(cls, text: str) -> "Address":
+    def parse(cls, text: str, variable: str = "DATABASE_URL") -> "Address":
         """Take a libpq URL or keyword DSN, or what SQLAlchemy hosts write (`postgresql+asyncpg://…?ssl=require`).
 
         Raises InvalidAddress, whose text repeats nothing of the address: it may hold a password.
@@ -73,10 +80,10 @@ class Address:
             _require_sense(conninfo_to_dict(conninfo))
         except (psycopg.ProgrammingError, ValueError):
             raise InvalidAddress(
-                "DATABASE_URL is neither a URL (postgresql://user:password@host/database) nor a keyword DSN "
+                f"{variable} is neither a URL (postgresql://user:password@host/database) nor a keyword DSN "
                 "(host=… dbname=…); in a URL, write special characters of the password in percent form"
             ) from None
-        return cls(conninfo)
+        return cls(conninfo, variable)
 
     def __str__(self) -> str:
         parts = conninfo_to_dict(self.conninfo)
@@ -88,8 +95,9 @@ class Address:
     def parameters(self, role: str) -> dict[str, str | int]:
         """What libpq needs beside the address: who we are and how soon a silent peer is given up.
 
-        What the address itself says wins.
+        Of several hosts the one that takes writes, wherever it is after a failover. What the address itself says wins.
         """
+        given = {name: value for name, value in conninfo_to_dict(self.conninfo).items() if value is not None}
         defaults: dict[str, str | int] = {
             "application_name": f"cabinet-recovery {role}",
             "client_encoding": "UTF8",
@@ -99,7 +107,9 @@ class Address:
             "keepalives_count": 3,
             "tcp_user_timeout": 20_000,
         }
-        return defaults | {k: v for k, v in conninfo_to_dict(self.conninfo).items() if v is not None}
+        if "," in str(given.get("host", given.get("hostaddr", ""))):
+            defaults["target_session_attrs"] = "read-write"
+        return defaults | given
 
 
 def _as_libpq_url(text: str) -> str:
@@ -132,16 +142,38 @@ def _require_sense(parts: Mapping[str, Any]) -> None:
     int(parts.get("connect_timeout") or 0)
 
 
-Connection = psycopg.AsyncConnection[dict[str, Any]]
+class Connection(psycopg.AsyncConnection[dict[str, Any]]):
+    """A connection that knows where it ended.
+
+    `server` is equal for two connections only if they lead to the same run of the same server and to the same
+    database; `is_pooled` where a pooler stands in between, so that the next transaction may run in another session.
+    """
+
+    server: tuple[Any, ...] = ()
+    is_pooled = False
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.heartbeat = Heartbeat()
 
 
-async def connect(address: Address, role: str) -> Connection:
+WHERE_WE_ARE: LiteralString = """
+SELECT
+    pg_backend_pid() AS backend_pid,
+    pg_is_in_recovery() AS is_standby,
+    pg_postmaster_start_time() AS started_at,
+    current_database() AS database
+"""
+LOOK_SECONDS = 10
+
+
+async def connect(address: Address, role: str, heartbeat: Heartbeat | None = None) -> Connection:
     """Open an autocommit connection to a server that takes writes.
 
     Raises Unreachable, ReadOnlyServer or AccessRefused; waits no longer than connect_timeout per host.
     """
     try:
-        connection = await psycopg.AsyncConnection.connect(
+        connection = await Connection.connect(
             **address.parameters(role),  # type: ignore[arg-type] # libpq takes every keyword
             autocommit=True,
             prepare_threshold=0,
@@ -149,19 +181,36 @@ async def connect(address: Address, role: str) -> Connection:
         )
     except psycopg.OperationalError as error:
         raise refusal(error, address) from error
+    connection.heartbeat = heartbeat or connection.heartbeat
     try:
-        require_writable(connection.pgconn.parameter_status(b"in_hot_standby"), address)
-    except ReadOnlyServer:
-        await connection.close()
+        await _look_around(connection, address)
+    except BaseException:
+        connection.pgconn.finish()
         raise
     return connection
+
+
+async def _look_around(connection: Connection, address: Address) -> None:
+    async with deadline(connection, LOOK_SECONDS):
+        cursor = await connection.execute(WHERE_WE_ARE, prepare=False)
+        found = await cursor.fetchone()
+    assert found is not None  # noqa: S101 # no table that could be empty
+    connection.server = (found["started_at"], found["database"])
+    # A pooler has a session key of its own. Its next transaction may run where nothing was prepared.
+    connection.is_pooled = found["backend_pid"] != connection.info.backend_pid
+    if connection.is_pooled:
+        connection.prepare_threshold = None
+    if found["is_standby"]:
+        raise ReadOnlyServer(_about_standby(address))
 
 
 def refusal(error: psycopg.OperationalError, address: Address) -> DatabaseError:
     """Tell what is final, a refusal or an address that cannot be, from an absence, which passes."""
     words = " ".join(str(error).split())
     if option := OPTION_REFUSED.search(words):
-        return InvalidAddress(f"DATABASE_URL gives a {option[option.lastindex or 0]} that libpq does not take")
+        return InvalidAddress(f"{address.variable} gives a {option[option.lastindex or 0]} that libpq does not take")
+    if READ_ONLY.search(words):
+        return ReadOnlyServer(_about_standby(address))
     kind = AccessRefused if ACCESS_REFUSED.search(words) else Unreachable
     return kind(f"cannot connect to {address}: {_reason(words)}")
 
@@ -173,21 +222,28 @@ def _reason(words: str) -> str:
 
 def require_writable(in_hot_standby: bytes | None, address: Address) -> None:
     if in_hot_standby == b"on":
-        raise ReadOnlyServer(
-            f"{address} is a read-only standby: give the primary's address, or all hosts and "
-            "target_session_attrs=read-write"
-        )
+        raise ReadOnlyServer(_about_standby(address))
+
+
+def _about_standby(address: Address) -> str:
+    return (
+        f"{address} is a read-only standby: give the primary's address, or all hosts and "
+        "target_session_attrs=read-write"
+    )
 
 
 async def require_schema(connection: Connection) -> None:
     """Raise SchemaMismatch unless the migrations that this code needs have run."""
     try:
-        cursor = await connection.execute("SELECT version_num FROM ops.cabinet_recovery_alembic_version")
-        row = await cursor.fetchone()
+        async with deadline(connection, LOOK_SECONDS):
+            cursor = await connection.execute("SELECT version_num FROM ops.cabinet_recovery_alembic_version")
+            row = await cursor.fetchone()
     except psycopg.errors.UndefinedTable:
         row = None
     except psycopg.errors.InsufficientPrivilege as error:
-        raise AccessRefused(f"the role lacks its rights: {error.diag.message_primary}") from None
+        raise AccessRefused(
+            f"the role lacks its rights: {error.diag.message_primary}; run db/service_role.sql as the tables' owner"
+        ) from None
     require_revision(row["version_num"] if row else None)
 
 
