@@ -7,10 +7,11 @@ from consumer.connection import open_handler
 from consumer.handlers.outcome import Batch, Outcome, Recovery, Summary
 from consumer.handlers.recover import Asked, Handler
 from consumer.settings import Settings
-from consumer.sweeper import in_batches, list_due, recover_batch
+from consumer.sweeper import DueLead, in_batches, list_all, recover_batch
 
 BUSY_ROUNDS = 5
 BUSY_PAUSE_SECONDS = 0.3
+LOOK_PAUSE_SECONDS = 0.2
 
 Progress = Callable[[int, int], None]
 
@@ -43,7 +44,7 @@ async def _backfill(settings: Settings, limit: int, on_progress: Progress) -> Su
         # A link that moves may free an origin that another lead waits for: then there is more than was listed.
         while done < limit and moved < summary.writes["link", "move"]:
             moved = summary.writes["link", "move"]
-            leads = await list_due(handler, limit=limit - done)
+            leads = await _list_patiently(handler, limit - done)
             busy: list[str] = []
             on_progress(done, done + len(leads))
             for part in in_batches(leads, settings.batch_size):
@@ -54,6 +55,13 @@ async def _backfill(settings: Settings, limit: int, on_progress: Progress) -> Su
                 on_progress(done, max(done, len(leads)))
             summary.add((await _recover_patiently(handler, busy, Asked.BY_SWEEP)).recoveries)
         return summary
+
+
+async def _list_patiently(handler: Handler, limit: int) -> list[DueLead]:
+    # Polled: a session that waits inside a statement holds back the server's vacuum.
+    while (leads := await list_all(handler, limit)) is None:  # noqa: ASYNC110 # the event is in another process
+        await asyncio.sleep(LOOK_PAUSE_SECONDS)
+    return leads
 
 
 async def _reprocess(settings: Settings, lead_ids: list[str]) -> list[Recovery]:

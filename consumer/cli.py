@@ -12,7 +12,7 @@ import typer
 
 from consumer.errors import ExitCode, exit_code_of, one_line
 from consumer.packages import require_own_packages
-from consumer.settings import Settings, allowed, variable_of
+from consumer.settings import Settings, allowed, is_address, variable_of
 
 # Heavy imports stand inside the commands: --help is to answer at once.
 # ruff: noqa: PLC0415
@@ -23,7 +23,7 @@ EXIT_STATUS = (
 )
 SETTINGS = "Settings, from the environment:\n\n\b\n" + "\n".join(
     f"{variable_of(setting)}\n    {setting.metadata['help']}"
-    + ("" if setting.name == "database" else f" ({allowed(setting)}; default {setting.default})")
+    + ("" if is_address(setting) else f" ({allowed(setting)}; default {setting.default or 'none'})")
     for setting in fields(Settings)
 )
 
@@ -89,7 +89,7 @@ def _settings() -> Settings:
     from consumer import log
 
     settings = Settings.from_environment()
-    log.configure(settings.log_level, settings.log_format)
+    log.configure(settings)
     return settings
 
 
@@ -98,18 +98,18 @@ def run() -> None:
     """Run the daemon: recover each lead as it is matched.
 
     What a notification missed, its sweeps find. It waits for a server that is away, as long as that takes. SIGTERM
-    or SIGINT ends it after the batch in hand.
+    or SIGINT ends it after the batch in hand, a second one at once; SIGHUP rereads the log level.
     Any number may run, on any hosts: they share the work. Logs go to stderr.
     """
     import asyncio
 
-    from consumer.service import GraceExceeded, Service
+    from consumer.service import Aborted, Service
 
     settings = _settings()
     try:
         asyncio.run(Service(settings).run())
-    except* GraceExceeded as late:
-        _leave(one_line(late.exceptions[0]), ExitCode.TERMINATED)
+    except* Aborted as aborted:
+        _leave(one_line(aborted.exceptions[0]), ExitCode.TERMINATED)
 
 
 @app.command()

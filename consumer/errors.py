@@ -2,6 +2,8 @@
 
 from enum import IntEnum
 
+MISSING_RIGHT = "42501"
+
 
 class ExitCode(IntEnum):
     """The exit status of every command."""
@@ -46,7 +48,8 @@ def one_line(error: BaseException) -> str:
 
     error = _cause(error)
     if isinstance(error, psycopg.Error) and error.diag.message_primary:
-        return f"the database answered: {error.diag.message_primary} (SQLSTATE {error.sqlstate})"
+        hint = "; run db/service_role.sql again, as the tables' owner" if error.sqlstate == MISSING_RIGHT else ""
+        return f"the database answered: {error.diag.message_primary} (SQLSTATE {error.sqlstate}){hint}"
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -5,20 +5,26 @@ import sys
 
 import structlog
 
+from consumer.errors import SettingsError, one_line
 from consumer.handlers.outcome import Batch, Outcome
+from consumer.settings import Settings
 
 log = structlog.get_logger(__name__)
 
+# Without the variables' values: a password may be among them.
+TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
 
-def configure(level: str, form: str) -> None:
-    """Set up structlog for the process; `form` is json, console or auto (console on a terminal, else json)."""
+
+def configure(settings: Settings) -> None:
+    """Set up structlog for the process; raises SettingsError where the file of the level names none."""
     # What psycopg has to say of a connection that it gives up, we say ourselves.
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)
+    form = settings.log_format
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     renderers: list[structlog.typing.Processor] = (
         [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
         if console
-        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        else [TRACEBACKS, structlog.processors.JSONRenderer()]
     )
     structlog.configure(
         processors=[
@@ -27,10 +33,25 @@ def configure(level: str, form: str) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *renderers,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=False,
     )
+    _set_level(settings.current_log_level())
+
+
+def reread_level(settings: Settings) -> None:
+    """Take the level from its file again; a file that names none changes nothing, and is told of."""
+    try:
+        level = settings.current_log_level()
+    except SettingsError as error:
+        log.warning("log_level.refused", reason=one_line(error))
+    else:
+        _set_level(level)
+        log.info("log_level.reread", level=level)
+
+
+def _set_level(level: str) -> None:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())))
 
 
 def log_recoveries(batch: Batch, level: str = "info") -> None:

@@ -2,90 +2,133 @@
 
 import asyncio
 import signal
+from collections import Counter
 from collections.abc import Callable
 
 import structlog
 
-from consumer.connection import Outage, Role, handler_on
+from consumer.connection import handler_on
+from consumer.handlers.outcome import Outcome
 from consumer.inbox import Inbox
 from consumer.listener import Listener
+from consumer.log import reread_level
+from consumer.outage import Outage
+from consumer.prober import Prober
+from consumer.proof import Proof
+from consumer.role import Place, Role
 from consumer.settings import Settings
-from consumer.sweeper import Sweeper
+from consumer.sweeper import Pace, Sweeper
+from consumer.systemd import ServiceManager
+from consumer.watchdog import Watchdog
 from consumer.worker import Worker
 from db.connect import Connection
-from db.transaction import sever
 
 log = structlog.get_logger(__name__)
-
 
 SEVER_SECONDS = 0.5  # for a role to notice that its connection is gone
 
 
-class GraceExceeded(Exception):
-    """The batch in hand did not finish in time; it was undone, and its events stand."""
+class Aborted(Exception):
+    """The batch in hand was given up: it took longer than the grace, or we were asked to stop a second time."""
 
 
 class Service:
-    """Listener, worker and sweeper, each on a connection of its own, in one task group.
+    """Listener, worker, sweeper and prober, each on a connection of its own, in one task group.
 
     A role that loses its connection gets another by itself; one that fails otherwise takes the process with it,
-    so that it is never half alive.
+    so that it is never half alive. While the listener is not proved to hear what is sent, sweeps stand in for it.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, manager: ServiceManager | None = None) -> None:
         self._settings = settings
-        self._sweeper = Sweeper(settings.sweep_interval_seconds, settings.batch_size, settings.reconcile_slice)
+        self._manager = manager or ServiceManager()
+        self._stopping, self._aborting = asyncio.Event(), asyncio.Event()
+        pace = Pace(
+            settings.sweep_interval_seconds,
+            settings.degraded_sweep_interval_seconds,
+            settings.batch_size,
+            settings.reconcile_slice,
+        )
+        self._sweeper = Sweeper(pace, on_looked=lambda: self._watchdog.saw("look"))
         self._inbox = Inbox(settings.inbox_size, on_overflow=self._sweeper.wake)
-        self._listener = Listener(self._inbox)
+        self._proof = Proof(
+            settings.proof_interval_seconds,
+            settings.proof_timeout_seconds,
+            on_change=lambda is_proved: self._sweeper.degrade(is_degraded=not is_proved),
+        )
+        self._listener = Listener(self._inbox, self._proof)
+        self._prober = Prober(self._proof)
         self._worker = Worker(self._inbox, settings.batch_size, self._sweeper.wake)
-        outage = Outage()
-        self._roles = [
-            Role("listener", self._listen, settings, outage),
-            Role("worker", self._work, settings, outage),
-            Role("sweeper", self._sweep, settings, outage),
+        self._roles = self._make_roles()
+        self._watchdog = Watchdog(self._manager, self._roles, self._describe)
+
+    def _make_roles(self) -> list[Role]:
+        settings = self._settings
+        outage = Outage(settings.outage_log_interval_seconds)
+        place = Place(settings.database, settings.reconnect_max_seconds)
+        direct = Place(settings.listener_database or settings.database, settings.reconnect_max_seconds)
+        return [
+            Role("listener", self._listen, direct, outage, holds_work=False),
+            Role("worker", self._work, place, outage),
+            Role("sweeper", self._sweep, place, outage),
+            Role("prober", self._probe, place, outage, holds_work=False),
         ]
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT; the batch in hand is finished first.
 
-        Raises GraceExceeded where that takes too long, and db.connect.DatabaseError where the database refuses us
-        for good.
+        Raises Aborted where that takes too long, or at a second signal, db.connect.DatabaseError where the database
+        refuses us for good, and consumer.role.RoleDied.
         """
         log.info("service.started", database=str(self._settings.database))
-        stopping = _stop_signal()
+        self._take_signals()
         async with asyncio.TaskGroup() as group:
-            tasks = {role.name: group.create_task(role.run(), name=role.name) for role in self._roles}
-            await stopping.wait()
-            await self._stop(tasks)
+            watching = group.create_task(self._watchdog.run(), name="watchdog")
+            tasks = [role.start(group) for role in self._roles]
+            await self._stopping.wait()
+            try:
+                await self._stop(tasks)
+            finally:
+                watching.cancel()
         log.info("service.stopped", **self._counts())
 
-    async def _stop(self, tasks: dict[str, asyncio.Task[None]]) -> None:
+    def _take_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, reread_level, self._settings)
+
+    def stop(self) -> None:
+        """Stop after the batch in hand; asked again, at once."""
+        (self._aborting if self._stopping.is_set() else self._stopping).set()
+
+    async def _stop(self, tasks: list[asyncio.Task[None]]) -> None:
         grace_seconds = self._settings.shutdown_grace_seconds
         log.info("service.stopping", grace_seconds=grace_seconds)
+        self._manager.tell(stopping=1)
         self._inbox.close()
         self._sweeper.close()
         for role in self._roles:
-            # The listener only reads, and who is not connected has nothing in hand.
-            if role.name == "listener" or role.connection is None:
-                tasks[role.name].cancel()
-        _, unfinished = await asyncio.wait(tasks.values(), timeout=grace_seconds)
-        if unfinished:
-            await self._sever(unfinished)
-            raise GraceExceeded(f"the batch in hand took longer than {grace_seconds} s; its events stand")
-
-    async def _sever(self, unfinished: set[asyncio.Task[None]]) -> None:
-        """Cut the connections first: to cancel, psycopg would ask the server, which may be what hangs."""
+            role.close()
+        aborting = asyncio.create_task(self._aborting.wait())
+        finishing = asyncio.create_task(asyncio.wait(tasks))
+        await asyncio.wait({finishing, aborting}, timeout=grace_seconds, return_when=asyncio.FIRST_COMPLETED)
+        aborting.cancel()
+        if finishing.done():
+            return
         for role in self._roles:
-            if role.connection is not None:
-                sever(role.connection)
-        await asyncio.wait(unfinished, timeout=SEVER_SECONDS)
+            role.sever()
+        await asyncio.wait({finishing}, timeout=SEVER_SECONDS)
+        finishing.cancel()
+        why = "was given up at the second signal" if self._aborting.is_set() else f"took longer than {grace_seconds} s"
+        raise Aborted(f"the batch in hand {why}; its events stand")
 
     async def _listen(self, connection: Connection, progress: Callable[[], None]) -> None:
         def on_listening() -> None:
-            progress()
+            self._watchdog.saw("listen")
             self._sweeper.wake()
 
-        await self._listener.use(connection, on_listening)
+        await self._listener.use(connection, on_listening, on_proved=progress)
 
     async def _work(self, connection: Connection, progress: Callable[[], None]) -> None:
         progress()
@@ -96,17 +139,25 @@ class Service:
     async def _sweep(self, connection: Connection, progress: Callable[[], None]) -> None:
         await self._sweeper.use(handler_on(connection, self._settings), progress)
 
+    async def _probe(self, connection: Connection, progress: Callable[[], None]) -> None:
+        await self._prober.use(connection, progress)
+
+    def _outcomes(self) -> Counter[Outcome]:
+        return self._worker.outcomes + self._sweeper.outcomes
+
     def _counts(self) -> dict[str, int]:
         return {
             "notifications": self._inbox.received,
             "overflowed": self._inbox.dropped,
             "unmatched": self._worker.unmatched,
-            **{str(outcome): count for outcome, count in self._worker.outcomes.items()},
+            **{str(outcome): count for outcome, count in self._outcomes().items()},
         }
 
-
-def _stop_signal() -> asyncio.Event:
-    stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    return stopping
+    def _describe(self) -> str:
+        """How it goes, in a line."""
+        lag = self._worker.lag_ms
+        return "; ".join([
+            "listening" if self._proof.is_proved else "not listening: sweeping every few seconds",
+            "no lead yet" if lag is None else f"last lead recovered {lag:.0f} ms after its match",
+            *(f"{count} {outcome}" for outcome, count in sorted(self._outcomes().items())),
+        ])  # fmt: skip

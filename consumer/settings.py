@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from consumer.errors import SettingsError
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from db.connect import Address
 
 PREFIX = "CABINET_RECOVERY_"
+LISTENER_VARIABLE = PREFIX + "LISTENER_DATABASE_URL"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("auto", "json", "console")
 
@@ -23,6 +25,10 @@ def _choice(default: str, what: str, choices: tuple[str, ...]) -> Any:
     return field(default=default, metadata={"help": what, "choices": choices})
 
 
+def _path(what: str) -> Any:
+    return field(default="", metadata={"help": what, "path": True})
+
+
 @dataclass(frozen=True)
 class Settings:
     """What can be set. Each name is a variable of the environment: CABINET_RECOVERY_ and the name in capitals."""
@@ -30,18 +36,29 @@ class Settings:
     database: "Address" = field(
         metadata={"help": "the database: a libpq URL or keyword DSN; SQLAlchemy's forms are understood"}
     )
+    listener_database: "Address | None" = field(
+        default=None,
+        metadata={"help": "the server's own address, for the listener alone, where the database's is a pooler's"},
+    )
     sweep_interval_seconds: int = _number(
         60, "between two periodic sweeps of the daemon, jittered by a tenth", 1, 86_400
     )
+    degraded_sweep_interval_seconds: int = _number(
+        5, "the same while the listener is not proved to hear what is sent", 1, 3_600
+    )
+    proof_interval_seconds: int = _number(10, "between two proofs that the listener hears what is sent", 1, 3_600)
+    proof_timeout_seconds: int = _number(5, "for what is sent as proof to arrive", 1, 3_600)
     batch_size: int = _number(500, "leads in one transaction at most", 1, 500)
     inbox_size: int = _number(10_000, "notifications kept; beyond it the daemon sweeps instead", 1, 1_000_000)
     reconcile_slice: int = _number(2_000, "leads looked at by state in each periodic sweep, in turn", 1, 1_000_000)
     max_attempts: int = _number(10, "after so many data errors a lead is parked", 1, 1_000)
     lock_timeout_ms: int = _number(100, "longest wait for a row that somebody else holds", 1, 900)
-    statement_timeout_seconds: int = _number(30, "longest statement of a batch", 1, 3_600)
-    reconnect_max_seconds: int = _number(30, "longest pause between two attempts to connect", 1, 3_600)
+    statement_timeout_seconds: int = _number(10, "longest statement of a batch", 1, 3_600)
+    reconnect_max_seconds: int = _number(10, "longest pause between two attempts to connect", 1, 3_600)
     shutdown_grace_seconds: int = _number(20, "for the batch in flight, once asked to stop", 1, 3_600)
+    outage_log_interval_seconds: int = _number(30, "between two log lines about one outage", 1, 86_400)
     log_level: str = _choice("info", "what is logged", LOG_LEVELS)
+    log_level_file: str = _path("a file that, where there is one, names the level instead; SIGHUP rereads it")
     log_format: str = _choice("auto", "auto: console on a terminal, else json", LOG_FORMATS)
 
     @classmethod
@@ -50,6 +67,7 @@ class Settings:
         from db.connect import Address  # noqa: PLC0415 # heavy, and --help reads this module
 
         address = environment.get("DATABASE_URL", "").strip()
+        direct = environment.get(LISTENER_VARIABLE, "").strip()
         if not address:
             raise SettingsError(
                 "DATABASE_URL is not set: give the database's address, such as "
@@ -58,24 +76,50 @@ class Settings:
         given: dict[str, Any] = {
             setting.name: _checked(setting, text.strip())
             for setting in fields(cls)
-            if (text := environment.get(variable_of(setting))) is not None and setting.name != "database"
+            if (text := environment.get(variable_of(setting))) is not None and not is_address(setting)
         }
-        return cls(database=Address.parse(address), **given)
+        return cls(
+            database=Address.parse(address),
+            listener_database=Address.parse(direct, LISTENER_VARIABLE) if direct else None,
+            **given,
+        )
+
+    def current_log_level(self) -> str:
+        """What the file of the level names now, or else `log_level`; raises SettingsError where that is no level."""
+        try:
+            named = Path(self.log_level_file or os.devnull).read_text(encoding="utf-8").strip().lower()
+        except FileNotFoundError:
+            return self.log_level
+        except (OSError, UnicodeError) as error:
+            raise SettingsError(f"{self.log_level_file} cannot be read: {error}") from error
+        if named and named not in LOG_LEVELS:
+            raise SettingsError(f"{self.log_level_file} takes {', '.join(LOG_LEVELS)}, not {named[:40]!r}")
+        return named or self.log_level
 
 
 def variable_of(setting: Field[Any]) -> str:
     """The environment variable of a setting."""
+    if setting.name == "listener_database":
+        return LISTENER_VARIABLE
     return "DATABASE_URL" if setting.name == "database" else PREFIX + setting.name.upper()
+
+
+def is_address(setting: Field[Any]) -> bool:
+    return setting.name in {"database", "listener_database"}
 
 
 def allowed(setting: Field[Any]) -> str:
     """What a setting takes, in words."""
     if "choices" in setting.metadata:
         return ", ".join(setting.metadata["choices"])
+    if "path" in setting.metadata:
+        return "a path"
     return f"a whole number from {setting.metadata['least']} to {setting.metadata['most']}"
 
 
 def _checked(setting: Field[Any], text: str) -> int | str:
+    if "path" in setting.metadata:
+        return text
     if "choices" in setting.metadata:
         if text.lower() in setting.metadata["choices"]:
             return text.lower()

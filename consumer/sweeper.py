@@ -2,16 +2,19 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, LiteralString
 
 import structlog
 
-from consumer.handlers.outcome import Batch, Summary
+from consumer.handlers.outcome import Batch, Outcome, Summary
 from consumer.handlers.recover import Asked, Handler
 from consumer.log import log_recoveries
 from db import listing
+from db.liveness import while_idle
 from db.transaction import run_together
 
 log = structlog.get_logger(__name__)
@@ -29,21 +32,35 @@ class DueLead:
     has_event: bool
 
 
-async def list_due(handler: Handler, statement: LiteralString = listing.LIST_ALL, **parameters: int) -> list[DueLead]:
+async def list_due(handler: Handler, statement: LiteralString, **parameters: int) -> list[DueLead]:
     """List due leads, open windows first: once, so that what is worked meanwhile cannot shift the order."""
-    rows = await _listed(handler, statement, parameters)
+    (rows,) = await _listed(handler, [statement], parameters)
+    return _due_leads(rows)
+
+
+async def list_all(handler: Handler, limit: int) -> list[DueLead] | None:
+    """List what is due by event or by state alone; None while somebody else is looking at all leads.
+
+    That look is the one thing here whose cost grows with the table: one consumer at a time.
+    """
+    told, rows = await _listed(handler, [listing.LOOK_ALONE, listing.LIST_ALL], {"limit": limit})
+    return _due_leads(rows) if told[0]["is_alone"] else None
+
+
+def _due_leads(rows: list[dict[str, Any]]) -> list[DueLead]:
     return [DueLead(row["lead_id"], row["has_event"]) for row in rows]
 
 
-async def _listed(handler: Handler, statement: LiteralString, parameters: dict[str, int]) -> list[dict[str, Any]]:
-    timeout = {"statement_timeout_ms": 1000 * LISTING_TIMEOUT_SECONDS}
-    *_, rows = await run_together(
+async def _listed(
+    handler: Handler, statements: Sequence[LiteralString], parameters: dict[str, int]
+) -> list[list[dict[str, Any]]]:
+    _, *found = await run_together(
         handler.connection,
-        [listing.SET_UP_LISTING, statement],
-        parameters | timeout,
+        [listing.SET_UP_LISTING, *statements],
+        parameters | {"statement_timeout_ms": 1000 * LISTING_TIMEOUT_SECONDS},
         LISTING_TIMEOUT_SECONDS,
     )
-    return rows
+    return found
 
 
 async def recover_batch(handler: Handler, leads: Sequence[DueLead]) -> Batch:
@@ -57,19 +74,31 @@ def in_batches(leads: Sequence[DueLead], size: int) -> Iterator[Sequence[DueLead
         yield leads[start : start + size]
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How often and how much: between sweeps, between those while no notification is sure to arrive, and in each."""
+
+    interval_seconds: float
+    degraded_interval_seconds: float
+    batch_size: int
+    slice_size: int
+
+
 class Sweeper:
     """Sweeps at once, then whenever woken and at the latest after the interval; never more than once a second.
 
     The first sweep looks at every lead's state. Each later one takes what has events and what waits for a lead or a
-    person to arrive; those of the interval also a slice of all leads in turn, so that what no event told of is
+    person to arrive and, once in an interval, a slice of all leads in turn, so that what no event told of is
     found in the end.
     """
 
-    def __init__(self, interval_seconds: float, batch_size: int, slice_size: int) -> None:
-        self._interval_seconds = interval_seconds
-        self._batch_size = batch_size
-        self._slice_size = slice_size
+    def __init__(self, pace: Pace, on_looked: Callable[[], None]) -> None:
+        self.outcomes: Counter[Outcome] = Counter()
+        self._pace = pace
+        self._on_looked = on_looked
+        self._is_degraded = True
         self._slice_after = 0
+        self._slice_due = 0.0
         self._saw_every_lead = False
         self._wanted = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
@@ -87,6 +116,11 @@ class Sweeper:
                 self._alarm.cancel()
             self._alarm = loop.call_at(when, self._wanted.set)
 
+    def degrade(self, *, is_degraded: bool) -> None:
+        """Sweep often, from now on, for as long as notifications are not sure to arrive."""
+        self._is_degraded = is_degraded
+        self.wake()
+
     def close(self) -> None:
         """End `use` after the batch in hand."""
         self._closing.set()
@@ -94,39 +128,61 @@ class Sweeper:
 
     async def use(self, handler: Handler, on_progress: Callable[[], None]) -> None:
         """Sweep until closed; raises psycopg.Error where the database fails a sweep."""
-        is_woken = True
         while not self._closing.is_set():
             self._wanted.clear()
-            await self._sweep(handler, with_slice=not is_woken)
+            await self._sweep(handler)
             on_progress()
-            is_woken = await self._rest()
+            pause = self._next_pause()
+            await while_idle(handler.connection, partial(self._rest, pause), pause)
 
-    async def _rest(self) -> bool:
-        """Rest until woken or until the interval is over; tell whether it was woken."""
-        pause = self._interval_seconds * random.uniform(0.9, 1.1)  # noqa: S311 # jitter is no secret
+    def _next_pause(self) -> float:
+        interval = self._pace.degraded_interval_seconds if self._is_degraded else self._pace.interval_seconds
+        return interval * random.uniform(0.9, 1.1)  # noqa: S311 # jitter is no secret
+
+    async def _rest(self, seconds: float) -> None:
+        """Rest until woken or until the pause is over."""
         await _wait(self._closing, SHORTEST_PAUSE_SECONDS)
-        return await _wait(self._wanted, pause - SHORTEST_PAUSE_SECONDS)
+        await _wait(self._wanted, seconds - SHORTEST_PAUSE_SECONDS)
 
-    async def _sweep(self, handler: Handler, *, with_slice: bool) -> None:
-        if not self._saw_every_lead:
-            await self._sweep_list("everything", handler, listing.LIST_ALL)
-            self._saw_every_lead = not self._closing.is_set()
+    async def _sweep(self, handler: Handler) -> None:
+        if not self._saw_every_lead and await self._sweep_everything(handler):
             return
-        await self._sweep_list("events", handler, listing.LIST_PENDING)
+        await self._sweep_list("events", handler, self._list_events)
         await self._recover("waiting", handler, await list_due(handler, listing.LIST_WAITING))
-        if with_slice:
+        now = asyncio.get_running_loop().time()
+        if self._saw_every_lead and now >= self._slice_due:
+            self._slice_due = now + self._pace.interval_seconds * 0.9
             await self._recover("slice", handler, await self._next_slice(handler))
 
-    async def _sweep_list(self, what: str, handler: Handler, statement: LiteralString) -> None:
-        while True:
-            leads = await list_due(handler, statement, limit=LIST_LIMIT)
+    async def _sweep_everything(self, handler: Handler) -> bool:
+        """Do what is due of all leads; False where somebody else is looking at them now: the next sweep tries again."""
+        self._saw_every_lead = await self._sweep_list("everything", handler, self._list_all)
+        self._slice_due = asyncio.get_running_loop().time() + self._pace.interval_seconds * 0.9
+        return self._saw_every_lead
+
+    async def _list_events(self, handler: Handler) -> list[DueLead]:
+        return await list_due(handler, listing.LIST_PENDING, limit=LIST_LIMIT)
+
+    async def _list_all(self, handler: Handler) -> list[DueLead] | None:
+        return await list_all(handler, LIST_LIMIT)
+
+    async def _sweep_list(
+        self, what: str, handler: Handler, list_leads: Callable[[Handler], Awaitable[list[DueLead] | None]]
+    ) -> bool:
+        """List and recover until nothing new is listed; tell whether it came to that."""
+        while (leads := await list_leads(handler)) is not None:
+            self._on_looked()
             progressed = await self._recover(what, handler, leads)
-            if self._closing.is_set() or not progressed or len(leads) < LIST_LIMIT:
-                return
+            if self._closing.is_set():
+                return False
+            if not progressed or len(leads) < LIST_LIMIT:
+                return True
+        return False
 
     async def _next_slice(self, handler: Handler) -> list[DueLead]:
-        bounds = {"after": self._slice_after, "size": self._slice_size}
-        slice_end = (await _listed(handler, listing.SLICE_END, bounds))[0]["slice_end"]
+        bounds = {"after": self._slice_after, "size": self._pace.slice_size}
+        ((found,),) = await _listed(handler, [listing.SLICE_END], bounds)
+        slice_end = found["slice_end"]
         self._slice_after = slice_end or 0
         if slice_end is None:
             return []
@@ -136,7 +192,7 @@ class Sweeper:
         """Work the list to its end, or to the batch in which we are closed; tell whether anything was settled."""
         summary = Summary()
         busy = 0
-        for part in in_batches(leads, self._batch_size):
+        for part in in_batches(leads, self._pace.batch_size):
             if self._closing.is_set():
                 break
             batch = await recover_batch(handler, part)
@@ -148,14 +204,15 @@ class Sweeper:
                     self.wake(recovery.retry_seconds)
         if busy or summary.writes["link", "move"]:
             self.wake()
+        self.outcomes.update(summary.outcomes)
         if leads:
             log.info("sweep.finished", what=what, listed=len(leads), busy=busy, **dict(summary.outcomes))
         return bool(summary.outcomes)
 
 
-async def _wait(event: asyncio.Event, seconds: float) -> bool:
+async def _wait(event: asyncio.Event, seconds: float) -> None:
     try:
         async with asyncio.timeout(seconds):
-            return await event.wait()
+            await event.wait()
     except TimeoutError:
-        return False
+        pass

@@ -9,6 +9,7 @@ from consumer.handlers.outcome import Batch, Outcome
 from consumer.handlers.recover import Handler
 from consumer.inbox import Inbox
 from consumer.log import log_recoveries
+from db.liveness import while_idle
 
 log = structlog.get_logger(__name__)
 
@@ -26,16 +27,18 @@ class Worker:
         self._wake_sweeper = wake_sweeper
         self.outcomes: Counter[Outcome] = Counter()
         self.unmatched = 0
+        self.lag_ms: float | None = None
 
     async def use(self, handler: Handler, on_progress: Callable[[], None]) -> None:
         """Work until the inbox is closed; raises psycopg.Error where the database fails the batch in hand."""
-        while lead_ids := await self._inbox.take(self._batch_size):
+        while lead_ids := await while_idle(handler.connection, lambda: self._inbox.take(self._batch_size)):
             batch = await handler.recover(lead_ids)
             on_progress()
             self._note(batch, asked=len(lead_ids))
 
     def _note(self, batch: Batch, asked: int) -> None:
         log_recoveries(batch)
+        self.lag_ms = max((one.lag_ms for one in batch.recoveries if one.lag_ms is not None), default=self.lag_ms)
         self.outcomes.update(recovery.outcome for recovery in batch.recoveries)
         # Anyone may notify: an id without an event is unknown, or another consumer was faster.
         unmatched = asked - len(batch.recoveries) - len(batch.busy)

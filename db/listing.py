@@ -36,8 +36,19 @@ WHERE is_due
 
 LIST_PENDING: LiteralString = _PENDING + _BY_DEADLINE + "LIMIT %(limit)s"
 
+# For LIST_ALL in the same transaction. The lock is the transaction's, not the session's: behind a pooler, a session
+# is not ours to hold anything in. The number is any that nobody else uses.
+LOOK_ALONE: LiteralString = """
+SELECT set_config(
+    'cabinet_recovery.looks_alone', pg_try_advisory_xact_lock(7214614115)::text, true
+)::boolean AS is_alone
+"""
+
 LIST_ALL: LiteralString = (
-    "SELECT * FROM (" + _PENDING + " UNION ALL " + _WITHOUT_EVENT + ") AS due" + _BY_DEADLINE + "LIMIT %(limit)s"  # noqa: S608 # all of it is here
+    "SELECT * FROM (" + _PENDING + " UNION ALL " + _WITHOUT_EVENT + ") AS due"  # noqa: S608 # all of it is here
+    " WHERE current_setting('cabinet_recovery.looks_alone', true) IS DISTINCT FROM 'false'"
+    + _BY_DEADLINE
+    + "LIMIT %(limit)s"
 )
 
 _ARE_WAITING: LiteralString = """

@@ -170,7 +170,7 @@ async def recover_due(settings: Settings) -> list[Recovery]:
     """Sweep once."""
     handler = await open_handler(settings, "test")
     async with handler.connection:
-        batch = await recover_batch(handler, await list_due(handler, limit=10_000))
+        batch = await recover_batch(handler, await list_due(handler, listing.LIST_ALL, limit=10_000))
         return batch.recoveries
 
 
