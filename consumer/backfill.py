@@ -28,13 +28,15 @@ def backfill(settings: Settings, limit: int, on_progress: Progress = lambda _don
     return asyncio.run(_backfill(settings, limit, on_progress))
 
 
-def reprocess(settings: Settings, lead_ids: Sequence[str]) -> list[Recovery]:
+def reprocess(
+    settings: Settings, lead_ids: Sequence[str], on_progress: Progress = lambda _done, _total: None
+) -> list[Recovery]:
     """Recover the leads by name, whatever became of them before; parked ones start over.
 
     One answer for each, in their order. A lead that another transaction holds all the while has the answer
     `failed`; its event stands, and the next sweep takes it. Raises as `backfill` does.
     """
-    return asyncio.run(_reprocess(settings, list(dict.fromkeys(lead_ids))))
+    return asyncio.run(_reprocess(settings, list(dict.fromkeys(lead_ids)), on_progress))
 
 
 async def _backfill(settings: Settings, limit: int, on_progress: Progress) -> Summary:
@@ -64,7 +66,7 @@ async def _list_patiently(handler: Handler, limit: int) -> list[DueLead]:
     return leads
 
 
-async def _reprocess(settings: Settings, lead_ids: list[str]) -> list[Recovery]:
+async def _reprocess(settings: Settings, lead_ids: list[str], on_progress: Progress) -> list[Recovery]:
     handler = await open_handler(settings, "reprocess")
     async with handler.connection:
         answers: dict[str, Recovery] = {}
@@ -78,6 +80,7 @@ async def _reprocess(settings: Settings, lead_ids: list[str]) -> list[Recovery]:
                 lead_id: Recovery(lead_id, Outcome.FAILED, "another transaction holds it; the next sweep takes it")
                 for lead_id in batch.busy
             }
+            on_progress(start + len(part), len(lead_ids))
     unknown = "there is no lead with this lead_id (COALESCE(external_id, id))"
     return [answers.get(lead_id) or Recovery(lead_id, Outcome.UNKNOWN_LEAD, unknown) for lead_id in lead_ids]
 

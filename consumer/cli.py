@@ -10,7 +10,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from consumer.cli_parked import parked
 from consumer.errors import ExitCode, exit_code_of, one_line
+from consumer.options import Json, load_settings, require_lead_ids
 from consumer.packages import require_own_packages
 from consumer.settings import Settings, allowed, is_address, variable_of
 
@@ -39,8 +41,7 @@ app = typer.Typer(
 )
 triggers = typer.Typer(help="Switch the triggers that turn matches into events.", no_args_is_help=True)
 app.add_typer(triggers, name="triggers")
-
-Json = Annotated[bool, typer.Option("--json", help="For machines: JSON on standard output.")]
+app.add_typer(parked, name="parked")
 
 
 def main() -> None:
@@ -85,14 +86,6 @@ def _leave(text: str, status: ExitCode) -> None:
     raise SystemExit(status)
 
 
-def _settings() -> Settings:
-    from consumer import log
-
-    settings = Settings.from_environment()
-    log.configure(settings)
-    return settings
-
-
 @app.command()
 def run() -> None:
     """Run the daemon: recover each lead as it is matched.
@@ -105,7 +98,7 @@ def run() -> None:
 
     from consumer.service import Aborted, Service
 
-    settings = _settings()
+    settings = load_settings()
     try:
         asyncio.run(Service(settings).run())
     except* Aborted as aborted:
@@ -128,7 +121,7 @@ def sweep(
     from consumer.backfill import backfill
     from consumer.report import progress_bar, show_summary
 
-    settings = _settings()
+    settings = load_settings()
     with progress_bar() as on_progress:
         result = backfill(settings, limit, on_progress).as_job_result()
     if as_json:
@@ -151,12 +144,8 @@ def reprocess(
     from consumer.handlers.outcome import PROCESSED, SKIPPED
     from consumer.report import shortened, show_recoveries
 
-    for lead_id in lead_ids:
-        if not lead_id:
-            raise typer.BadParameter("a lead id is empty")
-        if not lead_id.isascii() and lead_id.encode(errors="replace").decode() != lead_id:
-            raise typer.BadParameter("a lead id is not valid UTF-8")
-    answers = reprocess(_settings(), lead_ids)
+    require_lead_ids(lead_ids)
+    answers = reprocess(load_settings(), lead_ids)
     if as_json:
         print(json.dumps([asdict(answer) for answer in answers]))
     else:
@@ -174,7 +163,7 @@ def status(as_json: Json = False) -> None:
     from db.engine import open_engine
     from db.reports import read_status
 
-    with open_engine(_settings().database, "status") as engine:
+    with open_engine(load_settings().database, "status") as engine:
         found = read_status(engine)
     if as_json:
         print(json.dumps(asdict(found)))
@@ -192,7 +181,7 @@ def migrate() -> None:
     """
     from db.migrate import migrate
 
-    migrate(_settings().database, tell=lambda line: print(line, file=sys.stderr))
+    migrate(load_settings().database, tell=lambda line: print(line, file=sys.stderr))
     print("the schema is up to date", file=sys.stderr)
 
 
@@ -216,7 +205,7 @@ def triggers_status(as_json: Json = False) -> None:
     from db.engine import open_engine
     from db.trigger_switch import read_states
 
-    with open_engine(_settings().database, "triggers") as engine:
+    with open_engine(load_settings().database, "triggers") as engine:
         states = read_states(engine)
     if as_json:
         print(json.dumps([asdict(state) for state in states]))
@@ -247,7 +236,7 @@ def _switch(word: Literal["ENABLE", "DISABLE"]) -> None:
     from db.engine import open_engine
     from db.trigger_switch import read_states, switch
 
-    with open_engine(_settings().database, "triggers") as engine:
+    with open_engine(load_settings().database, "triggers") as engine:
         switch(engine, word)
         states = read_states(engine)
     if missing := ", ".join(one.name for one in states if one.state == "missing"):

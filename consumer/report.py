@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from consumer.handlers.outcome import JobResult, Recovery
-from db.reports import Status
+from db.reports import ParkedLead, Status
 from db.trigger_switch import TriggerState
 
 ERRORS_SHOWN = 10
@@ -65,6 +65,22 @@ def show_status(status: Status) -> None:
     )
     _show(_two_columns("Not recovered", status.exceptions | {"parked": status.parked_leads}))
     _show(_two_columns("Impact within 14 days", status.impact_buckets))
+
+
+def show_parked(leads: Sequence[ParkedLead], total: int) -> None:
+    table = Table("lead", "parked at", "attempts", "error", box=None, pad_edge=False)
+    for one in leads:
+        error = f"{one.sqlstate or ''} {one.message or ''}".strip()
+        table.add_row(shortened(one.lead_id), f"{one.parked_at:%Y-%m-%d %H:%M:%S %Z}", str(one.attempts), error)
+    _show(table)
+    Console(stderr=True).print(f"{len(leads)} of {total} parked leads", highlight=False)
+
+
+def show_fields(title: str, fields: Mapping[str, object]) -> None:
+    table = Table(title, "", box=None, pad_edge=False)
+    for name, value in fields.items():
+        table.add_row(name.replace("_", " "), "-" if value is None else str(value))
+    _show(table)
 
 
 def show_triggers(states: Sequence[TriggerState]) -> None:

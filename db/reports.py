@@ -1,10 +1,13 @@
 """Questions that operators ask, answered from the tables and views."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
-from db.tables import exception, impact, pending
+from db.tables import decision, exception, impact, pending
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,56 @@ class Status:
     exceptions: dict[str, int]
     parked_leads: int
     impact_buckets: dict[str, int]
+
+
+@dataclass(frozen=True)
+class ParkedLead:
+    """A lead that was given up, and what the database said of it last."""
+
+    lead_id: str
+    parked_at: datetime
+    first_seen_at: datetime
+    attempts: int
+    sqlstate: str | None
+    message: str | None
+
+
+_IS_PARKED = sa.and_(exception.c.parked_at.is_not(None), exception.c.resolved_at.is_(None))
+
+
+def list_parked(engine: sa.Engine, limit: int) -> list[ParkedLead]:
+    """The parked leads, the latest first."""
+    columns = [exception.c[name] for name in ParkedLead.__dataclass_fields__]
+    latest = sa.select(*columns).where(_IS_PARKED).order_by(exception.c.parked_at.desc(), exception.c.lead_id)
+    with engine.connect() as connection:
+        return [ParkedLead(*row) for row in connection.execute(latest.limit(limit))]
+
+
+def count_parked(engine: sa.Engine) -> int:
+    with engine.connect() as connection:
+        return connection.scalar(sa.select(sa.func.count()).where(_IS_PARKED)) or 0
+
+
+def find_parked(engine: sa.Engine, among: Collection[str] | None = None) -> list[str]:
+    """The lead ids that are parked, of those given or of all."""
+    wanted = sa.true() if among is None else exception.c.lead_id.in_(among)
+    found = sa.select(exception.c.lead_id).where(_IS_PARKED, wanted).order_by(exception.c.lead_id)
+    with engine.connect() as connection:
+        return list(connection.scalars(found))
+
+
+def read_parked(engine: sa.Engine, lead_id: str) -> dict[str, Any] | None:
+    """All that is known of a parked lead, with what would be done for it now; None where it is not parked."""
+    now = [sa.func.coalesce(pending.c.events, 0).label("events"), decision.c.lead_created_at, decision.c.window_ends_at]
+    now += [decision.c[name].label(f"{name}_now") for name in ("person_key", "link_action", "origin_action", "reason")]
+    told = [column for column in exception.c if column.name not in {"resolved_at", "failed_events", "match_waits"}]
+    joined = exception.outerjoin(decision, decision.c.lead_id == exception.c.lead_id).outerjoin(
+        pending, pending.c.lead_id == exception.c.lead_id
+    )
+    query = sa.select(*told, *now).select_from(joined).where(_IS_PARKED, exception.c.lead_id == lead_id)
+    with engine.connect() as connection:
+        row = connection.execute(query).mappings().one_or_none()
+    return None if row is None else dict(row)
 
 
 def read_status(engine: sa.Engine) -> Status:

@@ -72,3 +72,15 @@ impact = sa.table(
     sa.column("impact_bucket", sa.Text),
     schema="ops",
 )
+
+decision = sa.table(
+    "v_cabinet_recovery_decision",
+    sa.column("lead_id", sa.Text),
+    sa.column("lead_created_at", _instant),
+    sa.column("window_ends_at", _instant),
+    sa.column("person_key", sa.Uuid),
+    sa.column("link_action", sa.Text),
+    sa.column("origin_action", sa.Text),
+    sa.column("reason", sa.Text),
+    schema="ops",
+)
