@@ -47,7 +47,7 @@ def reread_level(settings: Settings) -> None:
         log.warning("log_level.refused", reason=one_line(error))
     else:
         _set_level(level)
-        log.info("log_level.reread", level=level)
+        log.info("log_level.reread", log_level=level)
 
 
 def _set_level(level: str) -> None:

@@ -299,7 +299,7 @@ SELECT count(*) AS events FROM ops.cabinet_recovery_outbox WHERE lead_id = %(lea
 """
 
 # An event is made where the failed transaction took its own away with it. What counts as failed are the events that
-# were known before the attempt: one that came since is a new match, with which the lead starts over.
+# were known before the attempt: one that came since is a new match, with which the lead starts over, as it does where an operator asks.
 RECORD_FAILURE: LiteralString = """
 WITH pending AS (
     SELECT count(*) AS events FROM ops.cabinet_recovery_outbox WHERE lead_id = %(lead_id)s
@@ -320,7 +320,8 @@ ON CONFLICT (lead_id) DO UPDATE SET
     message = EXCLUDED.message,
     failed_events = EXCLUDED.failed_events,
     attempts = CASE
-        WHEN exception.outcome = 'failed'
+        WHEN NOT %(starts_over)s
+            AND exception.outcome = 'failed'
             AND exception.resolved_at IS NULL
             AND exception.failed_events >= EXCLUDED.failed_events
             THEN exception.attempts + 1

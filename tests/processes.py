@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -92,9 +92,12 @@ def over_tcp(server: EmbeddedServer, conninfo: str, **changes: str) -> str:
 
 
 class Daemon:
-    """A `consumer run`, whose log is read as it is written; leaving the `with` block kills what is left of it."""
+    """A `consumer run`, whose log is read as it is written; leaving the `with` block kills what is left of it.
 
-    def __init__(self, url: str | None, **settings: str) -> None:
+    `variables` of the environment come beside the `settings`, which are given by field name.
+    """
+
+    def __init__(self, url: str | None, variables: Mapping[str, str] | None = None, **settings: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "consumer", "run"],
             stdin=subprocess.DEVNULL,
@@ -102,7 +105,7 @@ class Daemon:
             stderr=subprocess.PIPE,
             text=True,
             cwd=ELSEWHERE,
-            env=environment(url, **settings),
+            env=environment(url, **settings) | dict(variables or {}),
         )
         self._lines: list[str] = []
         self._events: list[dict[str, Any]] = []

@@ -82,7 +82,7 @@ class Handler:
             except psycopg.Error as error:
                 if not _is_data_error(error):
                     raise
-                return Batch([await self._record_failure(lead_id, error, counted[0]["events"])])
+                return Batch([await self._record_failure(lead_id, error, asked, counted[0]["events"])])
         except CONTENTION:
             return Batch(busy=[lead_id])
 
@@ -100,7 +100,9 @@ class Handler:
             claim[0]["busy"] + lost,
         )
 
-    async def _record_failure(self, lead_id: str, error: psycopg.Error, known_events: int) -> Recovery:
+    async def _record_failure(
+        self, lead_id: str, error: psycopg.Error, asked: Asked | None, known_events: int
+    ) -> Recovery:
         # Only the primary message: the detail quotes the row, and a row has names and phones in it.
         message = (error.diag.message_primary or "")[:MESSAGE_LIMIT]
         *_, scheduled = await self._together(
@@ -109,6 +111,7 @@ class Handler:
             sqlstate=error.sqlstate,
             message=message,
             known_events=known_events,
+            starts_over=asked is Asked.BY_OPERATOR,
             max_attempts=self.max_attempts,
         )
         (retry,) = scheduled

@@ -46,9 +46,13 @@ NINE_KEYS = {
 COMMANDS = (
     *(("run",), ("sweep",), ("reprocess",), ("status",), ("migrate",), ("demo",), ("triggers",)),
     *(("triggers", "enable"), ("triggers", "disable"), ("triggers", "status")),
+    *(("parked",), ("parked", "list"), ("parked", "show"), ("parked", "retry")),
 )
 # Each needs a database that can be worked with.
-WORKING = (("sweep",), ("reprocess", "some-lead"), ("status",), ("triggers", "status"))
+WORKING = (
+    *(("sweep",), ("reprocess", "some-lead"), ("status",), ("triggers", "status")),
+    *(("parked", "list"), ("parked", "show", "some-lead"), ("parked", "retry", "--all")),
+)
 SECRET = "Geheim77"  # so that it can be looked for
 
 
@@ -195,7 +199,9 @@ class TestSettings:
             assert "consumer demo" in line
 
     @pytest.mark.parametrize(
-        "setting", [one for one in fields(Settings) if one.name != "database"], ids=lambda one: one.name
+        "setting",
+        [one for one in fields(Settings) if {"most", "choices"} & set(one.metadata)],
+        ids=lambda one: one.name,
     )
     def test_with_a_value_that_makes_no_sense_are_named(self, call: InThisProcess, setting: Field[Any]) -> None:
         name = variable_of(setting)
@@ -207,6 +213,15 @@ class TestSettings:
             line = refused(call("sweep", DATABASE_URL="dbname=any", **{name: value}), 2)
 
             assert line.startswith(name), value
+
+    def test_with_an_address_for_the_listener_that_is_none_name_it_and_do_not_repeat_it(
+        self, call: InThisProcess
+    ) -> None:
+        name = "CABINET_RECOVERY_LISTENER_DATABASE_URL"
+
+        assert refused(call("run", DATABASE_URL="dbname=any", **{name: f"password={SECRET} much"}), 2).startswith(name)
+        # An empty line in a file of the environment sets nothing.
+        assert refused(call("sweep", DATABASE_URL="dbname=any host=/nowhere", **{name: " "}), 4)
 
     def test_are_taken_with_blanks_around_and_in_capitals(self, database: Database) -> None:
         done = run_command("sweep", "--json", url=f" {database.url}\n", batch_size=" 7 ", log_level="WARNING")
@@ -403,8 +418,19 @@ class TestAStandby:
             port=f"{standby.port},{server.port}",
         )
 
-        assert call("sweep", "--json", DATABASE_URL=f"{both} target_session_attrs=read-write").returncode == 0
-        assert "read-only standby" in refused(call("sweep", DATABASE_URL=both), 4)
+        for attributes in ("", "target_session_attrs=read-write", "target_session_attrs=primary"):
+            assert call("sweep", "--json", DATABASE_URL=f"{both} {attributes}").returncode == 0
+        line = refused(call("sweep", DATABASE_URL=f"{both} target_session_attrs=any"), 4)
+        assert "read-only standby" in line
+
+    @pytest.mark.parametrize("attributes", ["", "target_session_attrs=primary"])
+    def test_of_which_all_hosts_are_is_named_as_such(
+        self, call: InThisProcess, standby: EmbeddedServer, remote: str, attributes: str
+    ) -> None:
+        place = conninfo_to_dict(standby.url())
+        both = make_conninfo(remote, host=f"{place['host']},{place['host']}", port=f"{standby.port}")
+
+        assert "read-only standby" in refused(call("sweep", DATABASE_URL=f"{both} {attributes}"), 4)
 
 
 class TestSweep:
@@ -606,6 +632,81 @@ class TestStatus:
         database.reprocess(database.lead("unmatched"))
         database.sweep(max_attempts="1")
         database.lead("pending", matched_to=database.person())
+
+
+class TestParked:
+    @pytest.fixture
+    def parked(self, database: Database) -> list[str]:
+        """Two leads that a constraint of the host's keeps from being recovered, given up at once."""
+        database.run("ALTER TABLE canon.identity_origin ADD CONSTRAINT fault CHECK (origin_source_id NOT LIKE 'bad%%')")
+        leads = [database.lead(name, matched_to=database.person()) for name in ("bad-1", "bad-2")]
+        database.sweep(max_attempts="1")
+        return leads
+
+    def test_are_listed_with_what_the_database_said(
+        self, call: InThisProcess, database: Database, parked: list[str]
+    ) -> None:
+        shown = call("parked", "list", DATABASE_URL=database.url)
+        told = json.loads(call("parked", "list", "--json", "--limit", "1", DATABASE_URL=database.url).stdout)
+
+        assert shown.returncode == 0
+        assert all(lead in shown.stdout for lead in parked)
+        assert "23514" in shown.stdout
+        assert "2 of 2 parked leads" in shown.stderr
+        assert [(one["lead_id"] in parked, one["attempts"], one["sqlstate"]) for one in told] == [(True, 1, "23514")]
+
+    def test_are_shown_one_by_one_with_what_would_be_done(
+        self, call: InThisProcess, database: Database, parked: list[str]
+    ) -> None:
+        shown = call("parked", "show", parked[0], DATABASE_URL=database.url)
+        told = json.loads(call("parked", "show", parked[0], "--json", DATABASE_URL=database.url).stdout)
+
+        assert "23514" in shown.stdout
+        assert (told["attempts"], told["events"], told["link_action_now"], told["origin_action_now"]) == (
+            *(1, 1, "create", "create"),
+        )
+        assert "is not parked" in refused(call("parked", "show", "nobody", DATABASE_URL=database.url), 5)
+
+    def test_are_tried_again_by_name_once_the_data_are_mended(
+        self, call: InThisProcess, database: Database, parked: list[str]
+    ) -> None:
+        database.run("ALTER TABLE canon.identity_origin DROP CONSTRAINT fault")
+
+        done = call("parked", "retry", parked[0], DATABASE_URL=database.url)
+
+        assert (done.returncode, done.stderr) == (0, "")
+        assert [lead for lead in parked if database.audit_of(lead)] == parked[:1]
+        left = json.loads(call("parked", "list", "--json", DATABASE_URL=database.url).stdout)
+        assert [one["lead_id"] for one in left] == parked[1:]
+
+    def test_are_all_tried_again_and_start_over_where_they_still_fail(
+        self, call: InThisProcess, database: Database, parked: list[str]
+    ) -> None:
+        done = call("parked", "retry", "--all", "--json", DATABASE_URL=database.url)
+
+        assert done.returncode == 5
+        assert {one["lead_id"]: one["outcome"] for one in json.loads(done.stdout)} == dict.fromkeys(parked, "failed")
+        for lead in parked:
+            exception = database.exception_of(lead)
+            assert exception and (exception["attempts"], exception["parked_at"]) == (1, None)
+
+    def test_are_the_only_ones_that_retry_takes(
+        self, call: InThisProcess, database: Database, parked: list[str]
+    ) -> None:
+        other = database.lead(matched_to=database.person())
+
+        done = call("parked", "retry", other, DATABASE_URL=database.url)
+
+        assert done.returncode == 5
+        assert done.stderr == f"consumer: {other} is not parked; see `consumer reprocess`\n"
+        assert database.audit_of(other) is None
+        assert refused(call("parked", "retry", DATABASE_URL=database.url), 2)
+        assert refused(call("parked", "retry", *parked, "--all", DATABASE_URL=database.url), 2)
+
+    def test_where_there_are_none_is_no_error(self, call: InThisProcess, database: Database) -> None:
+        done = call("parked", "retry", "--all", "--json", DATABASE_URL=database.url)
+
+        assert (done.returncode, json.loads(done.stdout)) == (0, [])
 
 
 class TestTriggers:

@@ -426,3 +426,40 @@ async def recover_in_step(database: Database, leads: list[str]) -> tuple[int, se
             for batch in await asyncio.gather(*(handler.recover(leads) for handler in handlers)):
                 recovered |= recovered_of(batch.recoveries)
     return rounds, recovered
+
+
+class TestALookAtAllLeads:
+    """Its cost grows with the table, so one consumer at a time takes it."""
+
+    LOOK = "SELECT pg_advisory_xact_lock(7214614115)"
+
+    def test_is_waited_for_by_a_backfill(self, database: Database, in_background: ThreadPoolExecutor) -> None:
+        lead = database.lead(matched_to=database.person())
+        with psycopg.connect(database.url) as other:
+            other.execute(self.LOOK)
+            backfill = in_background.submit(database.sweep)
+            eventually(
+                lambda: database.run(
+                    "SELECT pid FROM pg_stat_activity WHERE application_name = 'cabinet-recovery sweep' "
+                    "AND datname = current_database() AND state = 'idle' AND query = 'COMMIT'"
+                )
+            )
+            assert not backfill.done()
+            assert database.audit_of(lead) is None
+
+        assert backfill.result().as_job_result()["processed"] == 1
+
+    def test_that_somebody_else_takes_does_not_keep_a_daemon_from_the_events(self, database: Database) -> None:
+        by_event, by_state = (database.lead(matched_to=database.person()) for _ in range(2))
+        database.run("DELETE FROM ops.cabinet_recovery_outbox WHERE lead_id = %s", by_state)
+
+        with psycopg.connect(database.url) as other:
+            other.execute(self.LOOK)
+            with Daemon(database.url, sweep_interval_seconds="1", reconcile_slice="1") as daemon:
+                eventually(lambda: database.audit_of(by_event))
+                assert database.audit_of(by_state) is None
+                other.rollback()
+                eventually(lambda: database.audit_of(by_state))
+                assert daemon.stop() == 0
+
+                assert daemon.wait_for("sweep.finished", what="everything")["recovered"] == 1

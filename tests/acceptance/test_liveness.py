@@ -1,0 +1,307 @@
+"""The daemon's proof that it is alive, what it does without one, and what it tells those who watch over it."""
+
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from db.connect import Address
+from db.embedded import DISPOSABLE_SETTINGS, SHARED_TEMPORARY, EmbeddedServer
+from db.migrate import migrate
+from tests.acceptance.test_daemon import (
+    QUIET,
+    audits,
+    match,
+    matched_one_by_one,
+    slow_lead,
+    unmatched_leads,
+    wait_until_in_hand,
+)
+from tests.database import Database
+from tests.processes import Daemon, eventually, own_server
+from tests.servers import TemplateDatabase
+
+PROVED_OFTEN = {**QUIET, "proof_interval_seconds": "1", "proof_timeout_seconds": "1"}
+DEGRADED = {**PROVED_OFTEN, "degraded_sweep_interval_seconds": "1"}
+
+
+class TestTheProof:
+    def test_is_given_at_start_and_renewed(self, database: Database) -> None:
+        with Daemon(database.url, **PROVED_OFTEN) as daemon, closing(psycopg.connect(database.url)) as connection:
+            daemon.wait_for("listener.proved")
+            connection.autocommit = True
+            (channel,) = proof_channels(database)
+            connection.execute(f"LISTEN {channel}")
+            renewed = list(connection.notifies(timeout=20, stop_after=3))
+
+            assert len({nonce.payload for nonce in renewed}) == 3
+            assert daemon.events("database.lost") == []
+            assert daemon.stop() == 0
+
+    def test_cannot_be_given_by_somebody_else(self, database: Database) -> None:
+        with Daemon(database.url, **PROVED_OFTEN) as daemon:
+            daemon.wait_for("listener.proved")
+            (channel,) = proof_channels(database)
+            for payload in ("", "0", "x" * 7000):
+                database.run("SELECT pg_notify(%s, %s)", channel, payload)
+            daemon.wait_for_leads(matched_one_by_one(database, "after", 1))
+            assert daemon.stop() == 0
+
+            assert daemon.wait_for("service.stopped")["notifications"] == 1
+            assert daemon.plain_lines == []
+
+    def test_fails_where_the_listener_is_on_another_database_and_sweeps_stand_in(
+        self, database: Database, template: TemplateDatabase
+    ) -> None:
+        elsewhere = template.fresh()
+
+        with Daemon(database.url, **DEGRADED, listener_database_url=elsewhere) as daemon:
+            lost = daemon.wait_for("database.lost", role="listener")
+            leads = matched_one_by_one(database, "unheard", 5)
+            eventually(lambda: set(audits(database)) == set(leads), seconds=15)
+            assert daemon.events("listener.proved") == []
+            assert daemon.stop() == 0
+
+        assert "another server or database" in lost["reason"]
+        assert "CABINET_RECOVERY_LISTENER_DATABASE_URL" in lost["reason"]
+        template.drop(elsewhere)
+
+    def test_that_stays_away_is_told_of_once_and_not_at_every_attempt(
+        self, database: Database, template: TemplateDatabase
+    ) -> None:
+        elsewhere = template.fresh()
+
+        with Daemon(database.url, **DEGRADED, listener_database_url=elsewhere) as daemon:
+            daemon.wait_for("listener.listening", count=4, timeout=60)
+            assert daemon.stop() == 0
+
+            assert len(daemon.events("database.lost")) == 1
+        template.drop(elsewhere)
+
+
+def proof_channels(database: Database) -> list[str]:
+    """The listener's last statement was to LISTEN to its channel of proofs."""
+    rows = database.run(
+        "SELECT substring(query FROM 'cabinet_recovery_proof_[0-9a-f]+') AS channel FROM pg_stat_activity "
+        "WHERE application_name = 'cabinet-recovery listener' AND datname = current_database()"
+    )
+    return [row["channel"] for row in rows]
+
+
+class TestTheConnections:
+    def test_are_four_of_which_none_stays_in_a_transaction(self, database: Database) -> None:
+        with Daemon(database.url, **QUIET) as daemon:
+            daemon.wait_for_leads(matched_one_by_one(database, "some", 3))
+            daemon.wait_for("listener.proved")
+            states = eventually(lambda: self._states_if_idle(database))
+            assert daemon.stop() == 0
+
+        assert sorted(states) == [f"cabinet-recovery {role}" for role in ("listener", "prober", "sweeper", "worker")]
+
+    def _states_if_idle(self, database: Database) -> list[str]:
+        rows = database.run(
+            "SELECT application_name, state, backend_xmin FROM pg_stat_activity "
+            "WHERE application_name LIKE 'cabinet-recovery%%' AND datname = current_database()"
+        )
+        idle = all(row["state"] == "idle" and row["backend_xmin"] is None for row in rows)
+        return [row["application_name"] for row in rows] if idle else []
+
+    @pytest.mark.parametrize("role", ["listener", "worker", "sweeper", "prober"])
+    def test_that_are_ended_while_idle_are_made_anew_before_they_are_needed(
+        self, database: Database, role: str
+    ) -> None:
+        def backends() -> set[int]:
+            rows = database.run(
+                "SELECT pid FROM pg_stat_activity WHERE application_name = %s AND datname = current_database()",
+                f"cabinet-recovery {role}",
+            )
+            return {row["pid"] for row in rows}
+
+        with Daemon(database.url, **QUIET) as daemon:
+            daemon.wait_for("listener.proved")
+            (ended,) = eventually(backends)
+            database.run("SELECT pg_terminate_backend(%s)", ended)
+            eventually(lambda: backends() - {ended})
+            daemon.wait_for("database.regained")
+            assert daemon.stop() == 0
+
+            assert len(daemon.events("database.lost")) == 1
+
+
+@contextmanager
+def migrated_server(**settings: str) -> Iterator[EmbeddedServer]:
+    with tempfile.TemporaryDirectory(prefix="crpg-", dir=SHARED_TEMPORARY) as folder:
+        Path(folder).chmod(0o755)  # the server's account may be another one
+        with EmbeddedServer(Path(folder) / "data", settings={**DISPOSABLE_SETTINGS, **settings}) as server:
+            migrate(Address.parse(server.url()))
+            yield server
+
+
+def test_a_notification_queue_that_fills_is_warned_about_from_a_tenth() -> None:
+    with (
+        migrated_server(max_notify_queue_pages="64") as server,
+        closing(Database(server.url())) as database,
+        psycopg.connect(server.url()) as stuck,
+    ):
+        stuck.execute("LISTEN anything")
+        stuck.commit()
+        stuck.execute("BEGIN")  # whoever listens and stays in a transaction holds the whole queue back
+        stuck.execute("SELECT 1")
+        with Daemon(server.url(), **PROVED_OFTEN) as daemon:
+            daemon.wait_for("listener.proved")
+            while database.value("SELECT pg_notification_queue_usage()") < 0.12:
+                database.run("SELECT pg_notify('anything', repeat('x', 7000) || n) FROM generate_series(1, 9) AS n")
+            warned = daemon.wait_for("notify_queue.filling")
+            stuck.rollback()
+            database.run("NOTIFY anything")
+            daemon.wait_for("notify_queue.drained")
+            assert daemon.stop() == 0
+
+    assert 0.1 <= warned["usage"] < 0.3
+
+
+class TestBeingAskedTwice:
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_aborts_the_batch_in_hand_and_loses_nothing(self, database: Database, number: signal.Signals) -> None:
+        slow = slow_lead(database)
+        database.run("CREATE OR REPLACE FUNCTION public.take_time() RETURNS trigger LANGUAGE plpgsql AS "
+                     "'BEGIN PERFORM pg_sleep(9); RETURN new; END'")  # fmt: skip
+
+        with Daemon(database.url, **QUIET, shutdown_grace_seconds="60") as daemon:
+            daemon.wait_for("listener.listening")
+            match(database, [slow])
+            wait_until_in_hand(database)
+            daemon.process.send_signal(number)
+            daemon.wait_for("service.stopping")
+            asked_again = time.monotonic()
+
+            assert daemon.stop(number) == 143
+
+            assert time.monotonic() - asked_again < 5
+            (line,) = daemon.plain_lines
+            assert line == "consumer: the batch in hand was given up at the second signal; its events stand"
+        assert database.audit_of(slow) is None
+        assert database.events() == [(slow, "matching_job")]
+
+
+def test_a_role_that_dies_takes_the_process_with_it_and_is_named(database: Database) -> None:
+    """A defect, here of the schema: an event that has no time."""
+    definition = database.value("SELECT pg_get_viewdef('ops.v_cabinet_recovery_pending'::regclass)")
+    database.connection.execute(
+        "CREATE OR REPLACE VIEW ops.v_cabinet_recovery_pending AS SELECT lead_id, events, "
+        f"NULL::timestamptz AS requested_at, parked_at, next_attempt_at, is_due FROM ({definition.rstrip(';')}) AS told"
+    )
+
+    with Daemon(database.url, **QUIET) as daemon:
+        daemon.wait_for("listener.proved")
+        match(database, unmatched_leads(database, "any", 1))
+
+        assert daemon.end() == 1
+
+        assert daemon.wait_for("role.died")["role"] == "worker"
+        assert daemon.plain_lines[-1].startswith("consumer: the worker died: ")
+        assert database.url not in daemon.log
+
+
+def test_a_missing_right_is_told_of_with_what_mends_it(database: Database) -> None:
+    database.run("REVOKE ALL ON ops.cabinet_recovery_alembic_version FROM PUBLIC")
+    database.run("CREATE ROLE stranger_to_us LOGIN")
+    try:
+        with Daemon(make_conninfo(database.url, user="stranger_to_us"), **QUIET) as daemon:
+            assert daemon.end() == 4
+
+            (line,) = daemon.plain_lines
+            assert "permission denied" in line
+            assert "db/service_role.sql" in line
+    finally:
+        database.run("DROP ROLE stranger_to_us")
+
+
+class TestTheLogLevel:
+    def test_is_reread_from_its_file_at_sighup(self, database: Database, tmp_path: Path) -> None:
+        named = tmp_path / "log-level"
+
+        with Daemon(database.url, **{**QUIET, "log_level": "info"}, log_level_file=str(named)) as daemon:
+            daemon.wait_for("listener.proved")
+            named.write_text("debug\n")
+            daemon.process.send_signal(signal.SIGHUP)
+            assert daemon.wait_for("log_level.reread")["log_level"] == "debug"
+            database.run("SELECT pg_notify('cabinet_recovery', 'nobody')")
+            daemon.wait_for("hints.unmatched")
+
+            named.write_text("loud")
+            daemon.process.send_signal(signal.SIGHUP)
+            assert "takes debug, info, warning, error, not 'loud'" in daemon.wait_for("log_level.refused")["reason"]
+
+            assert daemon.stop() == 0
+
+    def test_in_a_file_that_names_none_ends_the_start_with_2(self, database: Database, tmp_path: Path) -> None:
+        named = tmp_path / "log-level"
+        named.write_text("loud")
+
+        with Daemon(database.url, log_level_file=str(named)) as daemon:
+            assert daemon.end() == 2
+
+            (line,) = daemon.plain_lines
+            assert "takes debug, info, warning, error, not 'loud'" in line
+
+
+class TestTheServiceManager:
+    """What systemd is told, here by way of a socket of ours."""
+
+    @pytest.mark.parametrize("kind", ["path", "abstract"])
+    def test_hears_that_it_is_ready_how_it_is_and_that_it_stops(self, database: Database, kind: str) -> None:
+        with manager_socket(kind) as (address, heard):
+            variables = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "3000000"}
+            with Daemon(database.url, variables, **QUIET) as daemon:
+                hear(heard, "READY=1")
+                daemon.wait_for("service.ready")
+                listeners = database.run(
+                    "SELECT pid FROM pg_stat_activity WHERE application_name = 'cabinet-recovery listener' "
+                    "AND datname = current_database()"
+                )
+                assert len(listeners) == 1
+                daemon.wait_for_leads(matched_one_by_one(database, "told", 3))
+                hear(heard, "WATCHDOG=1")
+                status = hear(heard, "3 recovered")
+                assert status.startswith("STATUS=listening; last lead recovered ")
+                assert daemon.stop() == 0
+                hear(heard, "STOPPING=1")
+
+    def test_is_asked_for_patience_while_the_server_is_away(self) -> None:
+        with own_server() as server:
+            migrate(Address.parse(server.url()))
+            server.stop()
+            with manager_socket("path") as (address, heard):
+                variables = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "3000000"}
+                with Daemon(server.url(), variables, **QUIET) as daemon:
+                    hear(heard, "EXTEND_TIMEOUT_USEC=")
+                    hear(heard, "WATCHDOG=1")
+                    assert daemon.events("service.ready") == []
+                    server.start()
+                    hear(heard, "READY=1")
+                    assert daemon.stop() == 0
+
+
+@contextmanager
+def manager_socket(kind: str) -> Iterator[tuple[str, socket.socket]]:
+    """Where a service manager would listen: its NOTIFY_SOCKET, and the socket itself."""
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.settimeout(30)
+        address = f"@{folder}" if kind == "abstract" else f"{folder}/notify"
+        heard.bind(address.replace("@", "\0"))
+        yield address, heard
+
+
+def hear(heard: socket.socket, wanted: str) -> str:
+    """Wait for a message with these words in it."""
+    while wanted not in (message := heard.recv(4096).decode()):
+        pass
+    return message
