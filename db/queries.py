@@ -299,7 +299,8 @@ SELECT count(*) AS events FROM ops.cabinet_recovery_outbox WHERE lead_id = %(lea
 """
 
 # An event is made where the failed transaction took its own away with it. What counts as failed are the events that
-# were known before the attempt: one that came since is a new match, with which the lead starts over, as it does where an operator asks.
+# were known before the attempt: one that came since is a new match, with which the lead starts over, as it does where
+# an operator asks.
 RECORD_FAILURE: LiteralString = """
 WITH pending AS (
     SELECT count(*) AS events FROM ops.cabinet_recovery_outbox WHERE lead_id = %(lead_id)s
