@@ -25,6 +25,7 @@ class Listener:
     def __init__(self, inbox: Inbox, proof: Proof) -> None:
         self._inbox = inbox
         self._proof = proof
+        self._is_told = False
 
     async def use(
         self, connection: Connection, on_listening: Callable[[], None], on_proved: Callable[[], None]
@@ -40,7 +41,9 @@ class Listener:
         async with deadline(connection, LISTEN_SECONDS):
             await connection.execute("LISTEN cabinet_recovery")
             await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._proof.channel)))
-        log.info("listener.listening")
+        # An outage that lets us LISTEN but not hear may last for long: one line is enough.
+        (log.debug if self._is_told else log.info)("listener.listening")
+        self._is_told = True
         on_listening()
         with self._proof.demanded_of(connection):
             await self._read(connection, on_proved)
@@ -53,6 +56,7 @@ class Listener:
             if notification.channel == self._proof.channel:
                 self._proof.receive(notification.payload)
                 connection.heartbeat.expect(self._proof.patience_seconds)
+                self._is_told = False
                 on_proved()
             else:
                 self._inbox.offer(notification.payload)

@@ -1,6 +1,7 @@
 """What is told of an outage, however many roles meet it and however long it lasts."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import structlog
@@ -16,11 +17,16 @@ class Outage:
     """
 
     every_seconds: float = 30.0
+    on_begin: Callable[[], None] = lambda: None
     _roles: dict[str, None] = field(default_factory=dict)
     _since: float = 0.0
     _ended: float = 0.0
     _told: float = 0.0
     _passing: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def is_on(self) -> bool:
+        return bool(self._roles)
 
     def begin(self, role: str, reason: str, connected_at: float | None) -> None:
         """Take in that a role lost the connection that it had since `connected_at`, or could not get one (None)."""
@@ -28,12 +34,13 @@ class Outage:
             log.debug("connection.stale", role=role, reason=reason)  # it only noticed late
             return
         now = asyncio.get_running_loop().time()
-        if not self._roles:
+        if not self.is_on:
             self._since = now
-        if not self._roles or now - self._told >= self.every_seconds:
+        if not self.is_on or now - self._told >= self.every_seconds:
             self._told = now
             log.warning("database.lost", role=role, reason=reason, seconds=round(now - self._since))
         self._roles[role] = None
+        self.on_begin()
 
     def end(self, role: str) -> None:
         """Take in that the role works again; whoever rests is told, for the server may be back for all."""
@@ -42,7 +49,7 @@ class Outage:
         del self._roles[role]
         self._passing.set()
         self._passing = asyncio.Event()
-        if not self._roles:
+        if not self.is_on:
             self._ended = asyncio.get_running_loop().time()
             log.info("database.regained", seconds=round(self._ended - self._since, 1))
 

@@ -27,7 +27,7 @@ class Proof:
     tells them from a quiet day. Its channel is unguessable, so that nobody else can vouch for us.
     """
 
-    def __init__(self, interval_seconds: float, timeout_seconds: float, on_change: Callable[[bool], None]) -> None:
+    def __init__(self, interval_seconds: float, timeout_seconds: float, on_change: Callable[[], None]) -> None:
         self.channel = f"cabinet_recovery_proof_{secrets.token_hex(8)}"
         self.timeout_seconds = timeout_seconds
         self.is_proved = False
@@ -98,7 +98,7 @@ class Proof:
             self.is_proved = is_proved
             if is_proved:
                 log.info("listener.proved")
-            self._on_change(is_proved)
+            self._on_change()
 
     def _set_alarm(self, seconds: float) -> None:
         self._clear_alarm()

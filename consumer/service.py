@@ -26,6 +26,7 @@ from db.connect import Connection
 log = structlog.get_logger(__name__)
 
 SEVER_SECONDS = 0.5  # for a role to notice that its connection is gone
+EXIT_SECONDS = 5  # for all the rest, once the grace is over
 
 
 class Aborted(Exception):
@@ -36,7 +37,8 @@ class Service:
     """Listener, worker, sweeper and prober, each on a connection of its own, in one task group.
 
     A role that loses its connection gets another by itself; one that fails otherwise takes the process with it,
-    so that it is never half alive. While the listener is not proved to hear what is sent, sweeps stand in for it.
+    so that it is never half alive. While one has none, or the listener is not proved to hear what is sent, frequent
+    sweeps stand in.
     """
 
     def __init__(self, settings: Settings, manager: ServiceManager | None = None) -> None:
@@ -49,22 +51,27 @@ class Service:
             settings.batch_size,
             settings.reconcile_slice,
         )
-        self._sweeper = Sweeper(pace, on_looked=lambda: self._watchdog.saw("look"))
+        self._sweeper = Sweeper(pace, self._is_degraded, on_looked=lambda: self._watchdog.saw("look"))
         self._inbox = Inbox(settings.inbox_size, on_overflow=self._sweeper.wake)
         self._proof = Proof(
             settings.proof_interval_seconds,
             settings.proof_timeout_seconds,
-            on_change=lambda is_proved: self._sweeper.degrade(is_degraded=not is_proved),
+            on_change=self._sweeper.wake,
         )
+        self._outage = Outage(settings.outage_log_interval_seconds, on_begin=self._sweeper.wake)
         self._listener = Listener(self._inbox, self._proof)
         self._prober = Prober(self._proof)
         self._worker = Worker(self._inbox, settings.batch_size, self._sweeper.wake)
         self._roles = self._make_roles()
         self._watchdog = Watchdog(self._manager, self._roles, self._describe)
 
+    def _is_degraded(self) -> bool:
+        """Whether a match may go unheard or, heard, wait for a worker."""
+        return self._outage.is_on or not self._proof.is_proved
+
     def _make_roles(self) -> list[Role]:
         settings = self._settings
-        outage = Outage(settings.outage_log_interval_seconds)
+        outage = self._outage
         place = Place(settings.database, settings.reconnect_max_seconds)
         direct = Place(settings.listener_database or settings.database, settings.reconnect_max_seconds)
         return [
@@ -105,7 +112,7 @@ class Service:
     async def _stop(self, tasks: list[asyncio.Task[None]]) -> None:
         grace_seconds = self._settings.shutdown_grace_seconds
         log.info("service.stopping", grace_seconds=grace_seconds)
-        self._manager.tell(stopping=1)
+        self._manager.tell(stopping=1, extend_timeout_usec=int(1e6 * (grace_seconds + EXIT_SECONDS)))
         self._inbox.close()
         self._sweeper.close()
         for role in self._roles:
@@ -157,7 +164,7 @@ class Service:
         """How it goes, in a line."""
         lag = self._worker.lag_ms
         return "; ".join([
-            "listening" if self._proof.is_proved else "not listening: sweeping every few seconds",
+            "degraded: frequent sweeps stand in" if self._is_degraded() else "listening",
             "no lead yet" if lag is None else f"last lead recovered {lag:.0f} ms after its match",
             *(f"{count} {outcome}" for outcome, count in sorted(self._outcomes().items())),
         ])  # fmt: skip

@@ -76,7 +76,7 @@ def in_batches(leads: Sequence[DueLead], size: int) -> Iterator[Sequence[DueLead
 
 @dataclass(frozen=True)
 class Pace:
-    """How often and how much: between sweeps, between those while no notification is sure to arrive, and in each."""
+    """How often and how much: between sweeps, between those while the daemon is degraded, in a batch and in a slice."""
 
     interval_seconds: float
     degraded_interval_seconds: float
@@ -87,16 +87,18 @@ class Pace:
 class Sweeper:
     """Sweeps at once, then whenever woken and at the latest after the interval; never more than once a second.
 
+    The interval is a short one while `is_degraded`: then sweeps stand in for the listener or the worker.
+
     The first sweep looks at every lead's state. Each later one takes what has events and what waits for a lead or a
     person to arrive and, once in an interval, a slice of all leads in turn, so that what no event told of is
     found in the end.
     """
 
-    def __init__(self, pace: Pace, on_looked: Callable[[], None]) -> None:
+    def __init__(self, pace: Pace, is_degraded: Callable[[], bool], on_looked: Callable[[], None]) -> None:
         self.outcomes: Counter[Outcome] = Counter()
         self._pace = pace
         self._on_looked = on_looked
-        self._is_degraded = True
+        self._is_degraded = is_degraded
         self._slice_after = 0
         self._slice_due = 0.0
         self._saw_every_lead = False
@@ -116,11 +118,6 @@ class Sweeper:
                 self._alarm.cancel()
             self._alarm = loop.call_at(when, self._wanted.set)
 
-    def degrade(self, *, is_degraded: bool) -> None:
-        """Sweep often, from now on, for as long as notifications are not sure to arrive."""
-        self._is_degraded = is_degraded
-        self.wake()
-
     def close(self) -> None:
         """End `use` after the batch in hand."""
         self._closing.set()
@@ -136,7 +133,7 @@ class Sweeper:
             await while_idle(handler.connection, partial(self._rest, pause), pause)
 
     def _next_pause(self) -> float:
-        interval = self._pace.degraded_interval_seconds if self._is_degraded else self._pace.interval_seconds
+        interval = self._pace.degraded_interval_seconds if self._is_degraded() else self._pace.interval_seconds
         return interval * random.uniform(0.9, 1.1)  # noqa: S311 # jitter is no secret
 
     async def _rest(self, seconds: float) -> None:

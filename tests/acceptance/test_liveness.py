@@ -1,10 +1,11 @@
 """The daemon's proof that it is alive, what it does without one, and what it tells those who watch over it."""
 
+import asyncio
 import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from db.connect import Address
+from consumer.outage import Outage
+from consumer.role import Place, Role
+from db.connect import Address, Connection
 from db.embedded import DISPOSABLE_SETTINGS, SHARED_TEMPORARY, EmbeddedServer
 from db.migrate import migrate
 from tests.acceptance.test_daemon import (
@@ -83,6 +86,7 @@ class TestTheProof:
             assert daemon.stop() == 0
 
             assert len(daemon.events("database.lost")) == 1
+            assert len(daemon.events("listener.listening", level="info")) == 1
         template.drop(elsewhere)
 
 
@@ -165,6 +169,35 @@ def test_a_notification_queue_that_fills_is_warned_about_from_a_tenth() -> None:
             assert daemon.stop() == 0
 
     assert 0.1 <= warned["usage"] < 0.3
+
+
+class TestARole:
+    def test_may_be_started_and_closed_any_number_of_times(self, database: Database) -> None:
+        uses: list[int] = []
+
+        async def run() -> None:
+            used = asyncio.Event()
+
+            async def use(connection: Connection, progress: Callable[[], None]) -> None:
+                progress()
+                uses.append(connection.info.backend_pid)
+                used.set()
+                await asyncio.Event().wait()
+
+            role = Role("idler", use, Place(Address.parse(database.url), 1), Outage(), holds_work=False)
+            role.close()
+            async with asyncio.TaskGroup() as group:
+                assert role.start(group) is role.start(group)
+            again = Role("idler", use, Place(Address.parse(database.url), 1), Outage(), holds_work=False)
+            async with asyncio.TaskGroup() as group:
+                assert again.start(group) is again.start(group)
+                await used.wait()
+                again.close()
+                again.close()
+            assert again.start(group).done()
+
+        asyncio.run(run())
+        assert len(uses) == 1
 
 
 class TestBeingAskedTwice:
