@@ -15,17 +15,12 @@ from typing import LiteralString
 SET_UP_BATCH: LiteralString = """
 SELECT
     set_config('lock_timeout', %(lock_timeout_ms)s::text, true),
-    set_config('statement_timeout', (
-        CASE
-            WHEN %(is_alone)s THEN %(statement_timeout_ms)s
-            ELSE LEAST(
-                %(statement_timeout_ms)s,
-                800 * EXTRACT(EPOCH FROM current_setting('deadlock_timeout')::interval)
-            )
-        END
-    )::bigint::text, true),
+    set_config('statement_timeout', bounds.statement_ms::bigint::text, true),
+    -- Should we freeze between two statements, the server gives our locks back.
     CASE WHEN current_setting('server_version_num')::integer >= 170000 THEN
-        set_config('transaction_timeout', (4 * %(statement_timeout_ms)s)::text, true)
+        set_config(
+            'transaction_timeout', LEAST(5 * bounds.statement_ms, 2 * %(statement_timeout_ms)s)::bigint::text, true
+        )
     END,
     set_config('enable_seqscan', 'off', true),
     set_config('enable_hashjoin', 'off', true),
@@ -33,6 +28,15 @@ SELECT
     set_config('enable_material', 'off', true),
     set_config('jit', 'off', true),
     set_config('plan_cache_mode', 'force_generic_plan', true)
+FROM (
+    SELECT CASE
+        WHEN %(is_alone)s THEN %(statement_timeout_ms)s
+        ELSE LEAST(
+            %(statement_timeout_ms)s,
+            800 * EXTRACT(EPOCH FROM current_setting('deadlock_timeout')::interval)
+        )
+    END AS statement_ms
+) AS bounds
 """
 
 # A lead that has events keeps them: an event more would only look like a new match to one that has failed before.

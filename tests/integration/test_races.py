@@ -50,9 +50,9 @@ class BetweenFailureAndRecord(Handler):
 
     meanwhile: Callable[[], Any] = lambda: None
 
-    async def _record_failure(self, lead_id: str, error: psycopg.Error, known_events: int) -> Recovery:
+    async def _record_failure(self, lead_id: str, *arguments: Any) -> Recovery:
         self.meanwhile()
-        return await super()._record_failure(lead_id, error, known_events)
+        return await super()._record_failure(lead_id, *arguments)
 
 
 def recover_with(database: Database, lead: str, meanwhile: Callable[[], Any], max_attempts: int = 10) -> Batch:
