@@ -144,6 +144,8 @@ class Sweeper:
     async def _sweep(self, handler: Handler) -> None:
         if not self._saw_every_lead and await self._sweep_everything(handler):
             return
+        if self._closing.is_set():
+            return
         await self._sweep_list("events", handler, self._list_events)
         await self._recover("waiting", handler, await list_due(handler, listing.LIST_WAITING))
         now = asyncio.get_running_loop().time()
