@@ -96,13 +96,9 @@ def run() -> None:
     """
     import asyncio
 
-    from consumer.service import Aborted, Service
+    from consumer.service import Service
 
-    settings = load_settings()
-    try:
-        asyncio.run(Service(settings).run())
-    except* Aborted as aborted:
-        _leave(one_line(aborted.exceptions[0]), ExitCode.TERMINATED)
+    asyncio.run(Service(load_settings()).run())
 
 
 @app.command()

@@ -22,10 +22,16 @@ class SettingsError(Exception):
     """A setting is missing or makes no sense; the text names it and says what it takes."""
 
 
+class Aborted(Exception):
+    """What was in hand was given up when we were asked to stop; it was undone, and nothing is lost."""
+
+
 def exit_code_of(error: BaseException) -> ExitCode:
     """The exit status that tells this error; UNEXPECTED for whatever is not among the documented ones."""
     if isinstance(error, SettingsError):
         return ExitCode.USAGE
+    if isinstance(error, Aborted):
+        return ExitCode.TERMINATED
 
     # Heavy, and only needed once something failed.
     import psycopg  # noqa: PLC0415

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import structlog
 
 from consumer.connection import handler_on
+from consumer.errors import Aborted
 from consumer.handlers.outcome import Outcome
 from consumer.inbox import Inbox
 from consumer.listener import Listener
@@ -27,10 +28,6 @@ log = structlog.get_logger(__name__)
 
 SEVER_SECONDS = 0.5  # for a role to notice that its connection is gone
 EXIT_SECONDS = 5  # for all the rest, once the grace is over
-
-
-class Aborted(Exception):
-    """The batch in hand was given up: it took longer than the grace, or we were asked to stop a second time."""
 
 
 class Service:
@@ -84,8 +81,8 @@ class Service:
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT; the batch in hand is finished first.
 
-        Raises Aborted where that takes too long, or at a second signal, db.connect.DatabaseError where the database
-        refuses us for good, and consumer.role.RoleDied.
+        Raises consumer.errors.Aborted where that takes too long, or at a second signal,
+        db.connect.DatabaseError where the database refuses us for good, and consumer.role.RoleDied.
         """
         log.info("service.started", database=str(self._settings.database))
         self._take_signals()

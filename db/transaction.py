@@ -1,5 +1,6 @@
 """Transactions in one round trip, with a deadline that a dead network cannot outlast."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, LiteralString
 
@@ -37,4 +38,12 @@ async def run_together(
         finally:
             if connection.info.transaction_status == TransactionStatus.INERROR:
                 await connection.rollback()
+            _heed_cancellation()
         return [await cursor.fetchall() if cursor.description else [] for cursor in cursors]
+
+
+def _heed_cancellation() -> None:
+    """Be cancelled now, if that was asked for and lost: asyncio.wait_for, on which psycopg waits, may swallow it."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

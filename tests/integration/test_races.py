@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -218,3 +219,20 @@ def test_one_missing_trigger_does_not_keep_the_others_on(database: Database) -> 
         switch(engine, "DISABLE")
 
         assert {one.state for one in read_states(engine)} == {"disabled", "missing"}
+
+
+def test_a_cancellation_that_was_swallowed_is_heeded_by_the_next_transaction(database: Database) -> None:
+    """asyncio.wait_for, on which psycopg waits, may return instead of being cancelled."""
+
+    async def recover_after_a_swallowed_cancellation() -> None:
+        handler = await open_handler(database.settings(), "test")
+        task = asyncio.current_task()
+        assert task
+        async with handler.connection:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+            await handler.recover(["any"])
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(recover_after_a_swallowed_cancellation())
