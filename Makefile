@@ -22,7 +22,7 @@ demo: setup ## See it work: a server, a fleet, a matching engine, the consumer (
 	@.venv/bin/consumer demo
 
 test: setup ## Run the tests that fit into four minutes
-	.venv/bin/pytest -n 2 -m "not slow"
+	.venv/bin/pytest -n 2 -m "not slow and not systemd"
 
 lint: setup ## ruff, mypy --strict, import-linter, sqlfluff
 	.venv/bin/ruff check
@@ -32,7 +32,8 @@ lint: setup ## ruff, mypy --strict, import-linter, sqlfluff
 	.venv/bin/sqlfluff lint --disable-progress-bar db
 
 check: lint ## What CI runs: lint and every test
-	.venv/bin/pytest -n 2 -m "not alone"
+	.venv/bin/pytest -n 2 -m "not alone and not systemd"
+	.venv/bin/pytest -s -m systemd
 	.venv/bin/pytest -s -m alone
 
 format: setup ## Format Python and SQL
