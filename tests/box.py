@@ -2,11 +2,12 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -37,6 +38,18 @@ class Box:
         options = {"capture_output": True, "text": True, "timeout": 60, "start_new_session": True}
         return subprocess.run([BOX, "run", self._home, *command], check=False, input=stdin, **options)
 
+    @contextmanager
+    def following(self, seconds: float, *command: str) -> Iterator[Iterable[str]]:
+        """Yield the lines of a command inside as it says them; it is ended after the block, or after these seconds."""
+        patient = [BOX, "run", self._home, "timeout", "--foreground", str(seconds), *command]
+        with subprocess.Popen(patient, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+            assert process.stdout
+            try:
+                yield process.stdout
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+
     def run(self, *command: str, stdin: str = "") -> str:
         """Run a command inside that must succeed, and return what it said."""
         done = self.call(*command, stdin=stdin)
@@ -59,7 +72,8 @@ class Unit:
         self.name = name
         self._box = box
         self._section = "[Timer]" if name.endswith(".timer") else "[Service]"
-        self._seen = box.run("journalctl", "--quiet", "--lines=0", "--show-cursor").split()[-1]
+        seen = box.run("journalctl", "--quiet", "--lines=0", "--show-cursor").split()[-1]
+        self._journal = ("--output=cat", f"--after-cursor={seen}", f"--unit={name}")
 
     def systemctl(self, verb: str, *options: str) -> str:
         return self._box.run("systemctl", verb, *options, self.name)
@@ -77,27 +91,33 @@ class Unit:
 
     def show(self, name: str) -> str:
         """Return the value of a property."""
-        return self.systemctl("show", f"--property={name}", "--value").strip()
+        return self.state(name)[0]
 
     def state(self, *names: str) -> tuple[str, ...]:
-        return tuple(self.show(name) for name in names)
+        """Return the values of properties, all of one moment."""
+        said = self.systemctl("show", *(f"--property={name}" for name in names))
+        values = dict(line.split("=", 1) for line in said.splitlines())
+        return tuple(values[name] for name in names)
 
     def wait_for(self, seconds: float = PATIENCE_SECONDS, **wanted: str) -> None:
         """Wait until its properties have these values."""
         try:
-            eventually(lambda: all(self.show(name) == value for name, value in wanted.items()), seconds)
+            eventually(lambda: self.state(*wanted) == tuple(wanted.values()), seconds)
         except AssertionError as error:
             error.add_note(self.systemctl("show") + self.journal())
             raise
 
-    def wait_for_journal(self, text: str, seconds: float = PATIENCE_SECONDS) -> None:
-        eventually(lambda: text in self.journal(), seconds)
-
     def journal(self) -> str:
         """What its processes have said, and systemd of it."""
-        return self._box.run(
-            "journalctl", "--quiet", "--output=cat", f"--after-cursor={self._seen}", f"--unit={self.name}"
-        )
+        return self._box.run("journalctl", "--quiet", *self._journal)
+
+    def wait_for_line(self, is_wanted: Callable[[str], bool], seconds: float = PATIENCE_SECONDS) -> None:
+        """Read its journal, as it is written, until there is such a line."""
+        with self._box.following(seconds, "journalctl", "--follow", "--lines=all", *self._journal) as lines:
+            assert any(map(is_wanted, lines)), f"not found within {seconds} s:\n{self.journal()}"
+
+    def wait_for_journal(self, text: str, seconds: float = PATIENCE_SECONDS) -> None:
+        self.wait_for_line(lambda line: text in line, seconds)
 
 
 @contextmanager
