@@ -421,6 +421,20 @@ class TestConfinement:
         assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")
         assert {fields[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {"0" * 16}
 
+    def test_leaves_the_daemon_its_way_to_the_database_by_name_and_tcp(
+        self, site: Site, daemon: Unit, database: Database
+    ) -> None:
+        proxy = ("/lib/systemd/systemd-socket-proxyd", f"{SOCKETS}/.s.PGSQL.5432")
+        site.box.run("systemd-run", "--unit=proxy", "systemd-socket-activate", "--listen=127.0.0.1:5432", *proxy)
+        try:
+            site.configure(f"postgresql://{LOGIN}:{quote(PASSWORD)}@localhost:5432/{database.connection.info.dbname}")
+
+            daemon.systemctl("start")
+        finally:
+            site.box.run("systemctl", "stop", "proxy")
+
+        assert daemon.show("ActiveState") == "active"
+
 
 class TestOperation:
     def test_reload_rereads_the_log_level(self, site: Site, daemon: Unit, database: Database) -> None:
