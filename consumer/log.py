@@ -1,7 +1,9 @@
 """Logging: facts with keywords, one JSON object per line, or coloured text on a terminal. Always on stderr."""
 
 import logging
+import os
 import sys
+from typing import Any
 
 import structlog
 
@@ -11,12 +13,13 @@ from consumer.settings import Settings
 
 log = structlog.get_logger(__name__)
 
+PRIORITIES = {"debug": 7, "warning": 4, "error": 3, "exception": 3, "critical": 2}
 # Without the variables' values: a password may be among them.
 TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
 
 
 def configure(settings: Settings) -> None:
-    """Set up structlog for the process; raises SettingsError where the file of the level names none."""
+    """Set up structlog for the process; a file of the level that names none is told of, and the setting holds."""
     # What psycopg has to say of a connection that it gives up, we say ourselves.
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)
     form = settings.log_format
@@ -24,7 +27,7 @@ def configure(settings: Settings) -> None:
     renderers: list[structlog.typing.Processor] = (
         [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
         if console
-        else [TRACEBACKS, structlog.processors.JSONRenderer()]
+        else [TRACEBACKS, structlog.processors.JSONRenderer(), *([_add_priority] if _is_journal() else [])]
     )
     structlog.configure(
         processors=[
@@ -36,22 +39,39 @@ def configure(settings: Settings) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=False,
     )
-    _set_level(settings.current_log_level())
+    _set_level(settings.log_level)
+    _take_level(settings)
 
 
 def reread_level(settings: Settings) -> None:
     """Take the level from its file again; a file that names none changes nothing, and is told of."""
+    if (level := _take_level(settings)) is not None:
+        log.info("log_level.reread", log_level=level)
+
+
+def _take_level(settings: Settings) -> str | None:
     try:
         level = settings.current_log_level()
     except SettingsError as error:
         log.warning("log_level.refused", reason=one_line(error))
-    else:
-        _set_level(level)
-        log.info("log_level.reread", log_level=level)
+        return None
+    _set_level(level)
+    return level
 
 
 def _set_level(level: str) -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())))
+
+
+def _is_journal() -> bool:
+    """Whether stderr goes straight to systemd's journal, which says so by the device and number of the socket."""
+    stderr = os.fstat(sys.stderr.fileno())
+    return os.environ.get("JOURNAL_STREAM") == f"{stderr.st_dev}:{stderr.st_ino}"
+
+
+def _add_priority(_logger: object, level: str, line: Any) -> str:
+    """What makes `journalctl -p warning` find our warnings: sd-daemon(3)."""
+    return f"<{PRIORITIES.get(level, 6)}>{line}"
 
 
 def log_recoveries(batch: Batch, level: str = "info") -> None:

@@ -22,11 +22,16 @@ class Outage:
     _since: float = 0.0
     _ended: float = 0.0
     _told: float = 0.0
+    _reason: str = ""
     _passing: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def is_on(self) -> bool:
         return bool(self._roles)
+
+    def __str__(self) -> str:
+        """What is wrong, since when, and the last reason that was given."""
+        return f"degraded for {asyncio.get_running_loop().time() - self._since:.0f} s; {self._reason}"
 
     def begin(self, role: str, reason: str, connected_at: float | None) -> None:
         """Take in that a role lost the connection that it had since `connected_at`, or could not get one (None)."""
@@ -40,6 +45,7 @@ class Outage:
             self._told = now
             log.warning("database.lost", role=role, reason=reason, seconds=round(now - self._since))
         self._roles[role] = None
+        self._reason = f"{role}: {reason}"
         self.on_begin()
 
     def end(self, role: str) -> None:

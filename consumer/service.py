@@ -161,7 +161,7 @@ class Service:
         """How it goes, in a line."""
         lag = self._worker.lag_ms
         return "; ".join([
-            "degraded: frequent sweeps stand in" if self._is_degraded() else "listening",
-            "no lead yet" if lag is None else f"last lead recovered {lag:.0f} ms after its match",
+            str(self._outage) if self._outage.is_on else "listening" if self._proof.is_proved else "starting",
+            *([] if lag is None else [f"last lead recovered {lag:.0f} ms after its match"]),
             *(f"{count} {outcome}" for outcome, count in sorted(self._outcomes().items())),
         ])  # fmt: skip

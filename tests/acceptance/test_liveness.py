@@ -1,8 +1,11 @@
 """The daemon's proof that it is alive, what it does without one, and what it tells those who watch over it."""
 
 import asyncio
+import os
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +31,7 @@ from tests.acceptance.test_daemon import (
     wait_until_in_hand,
 )
 from tests.database import Database
-from tests.processes import Daemon, eventually, own_server
+from tests.processes import PATIENCE_SECONDS, Daemon, environment, eventually, own_server
 from tests.servers import TemplateDatabase
 
 PROVED_OFTEN = {**QUIET, "proof_interval_seconds": "1", "proof_timeout_seconds": "1"}
@@ -275,15 +278,35 @@ class TestTheLogLevel:
 
             assert daemon.stop() == 0
 
-    def test_in_a_file_that_names_none_ends_the_start_with_2(self, database: Database, tmp_path: Path) -> None:
+    def test_in_a_file_that_names_none_is_told_of_and_keeps_nobody_from_starting(
+        self, database: Database, tmp_path: Path
+    ) -> None:
         named = tmp_path / "log-level"
         named.write_text("loud")
 
         with Daemon(database.url, log_level_file=str(named)) as daemon:
-            assert daemon.end() == 2
+            refused = daemon.wait_for("log_level.refused")
+            daemon.wait_for("service.ready")
+            assert daemon.stop() == 0
 
-            (line,) = daemon.plain_lines
-            assert "takes debug, info, warning, error, not 'loud'" in line
+        assert "takes debug, info, warning, error, not 'loud'" in refused["reason"]
+
+
+def test_in_the_journal_each_line_has_its_priority() -> None:
+    ours, theirs = os.pipe()
+    with os.fdopen(ours) as journal:
+        place = os.fstat(theirs)
+        variables = environment("host=127.0.0.1 port=1 user=nobody dbname=nothing")
+        variables["JOURNAL_STREAM"] = f"{place.st_dev}:{place.st_ino}"
+        daemon = subprocess.Popen([sys.executable, "-m", "consumer", "run"], stderr=theirs, env=variables)
+        os.close(theirs)
+        try:
+            assert journal.readline().startswith('<6>{"')
+            assert '"event": "database.lost"' in (line := journal.readline())
+            assert line.startswith('<4>{"')
+        finally:
+            daemon.terminate()
+            daemon.wait(PATIENCE_SECONDS)
 
 
 class TestTheServiceManager:
