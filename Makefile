@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml uv.lock
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	@command -v uv >/dev/null || test -x .venv/bin/uv || .venv/bin/python -m pip install --quiet uv
 	@# --inexact: uv may itself live in this environment, and would remove itself
-	$(UV) sync --frozen --inexact --quiet --all-extras --python .venv/bin/python
+	$(UV) sync --frozen --inexact --compile-bytecode --quiet --all-extras --python .venv/bin/python
 	@touch $@
 
 demo: setup ## See it work: a server, a fleet, a matching engine, the consumer (about 20 s)
