@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from consumer.handlers.outcome import JobResult, Recovery
-from db.reports import ParkedLead, Status
-from db.trigger_switch import TriggerState
+
+if TYPE_CHECKING:  # SQLAlchemy takes a third of a second, and a sweep has no use for it
+    from db.reports import ParkedLead, Status
+    from db.trigger_switch import TriggerState
 
 ERRORS_SHOWN = 10
 ID_SHOWN = 60
@@ -51,7 +54,7 @@ def show_recoveries(recoveries: Iterable[Recovery]) -> None:
     _show(table)
 
 
-def show_status(status: Status) -> None:
+def show_status(status: "Status") -> None:
     oldest = status.oldest_pending_seconds
     _show(
         _two_columns(
@@ -67,7 +70,7 @@ def show_status(status: Status) -> None:
     _show(_two_columns("Impact within 14 days", status.impact_buckets))
 
 
-def show_parked(leads: Sequence[ParkedLead], total: int) -> None:
+def show_parked(leads: Sequence["ParkedLead"], total: int) -> None:
     table = Table("lead", "parked at", "attempts", "error", box=None, pad_edge=False)
     for one in leads:
         error = f"{one.sqlstate or ''} {one.message or ''}".strip()
@@ -83,7 +86,7 @@ def show_fields(title: str, fields: Mapping[str, object]) -> None:
     _show(table)
 
 
-def show_triggers(states: Sequence[TriggerState]) -> None:
+def show_triggers(states: Sequence["TriggerState"]) -> None:
     table = Table("trigger", "table", "state", box=None, pad_edge=False)
     for one in states:
         table.add_row(one.name, one.table, one.state)
