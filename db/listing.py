@@ -10,12 +10,11 @@ SELECT
     set_config('plan_cache_mode', 'force_custom_plan', true)
 """
 
-# Open windows first, the one that closes soonest leading; then expired ones, newest first; no date last. The
-# distance to now is the order within both.
+# Open windows first, the one that closes soonest leading; then expired ones, newest first; no date last.
 _BY_DEADLINE: LiteralString = """
 ORDER BY
-    window_ends_at >= now() DESC NULLS LAST,
-    abs(EXTRACT(EPOCH FROM window_ends_at) - EXTRACT(EPOCH FROM now())) ASC NULLS LAST,
+    CASE WHEN window_ends_at >= now() THEN window_ends_at END ASC NULLS LAST,
+    window_ends_at DESC NULLS LAST,
     lead_id ASC
 """
 
@@ -44,11 +43,12 @@ SELECT set_config(
 )::boolean AS is_alone
 """
 
+_DUE: LiteralString = "(" + _PENDING + " UNION ALL " + _WITHOUT_EVENT + ") AS due"
+_UNLESS_SOMEBODY_LOOKS: LiteralString = """
+WHERE current_setting('cabinet_recovery.looks_alone', true) IS DISTINCT FROM 'false'
+"""
 LIST_ALL: LiteralString = (
-    "SELECT * FROM (" + _PENDING + " UNION ALL " + _WITHOUT_EVENT + ") AS due"  # noqa: S608 # all of it is here
-    " WHERE current_setting('cabinet_recovery.looks_alone', true) IS DISTINCT FROM 'false'"
-    + _BY_DEADLINE
-    + "LIMIT %(limit)s"
+    "SELECT lead_id, has_event FROM " + _DUE + _UNLESS_SOMEBODY_LOOKS + _BY_DEADLINE + "LIMIT %(limit)s"  # noqa: S608 # all of it is here
 )
 
 _ARE_WAITING: LiteralString = """
