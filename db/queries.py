@@ -86,12 +86,12 @@ claim AS MATERIALIZED (
     HAVING ((lead_id, count(*)) IN (SELECT lead_id, events FROM pending)) IS TRUE
 )
 SELECT
-    set_config('cabinet_recovery.claim', (SELECT COALESCE(jsonb_agg(claim), '[]') FROM claim)::text, true),
+    set_config('cabinet_recovery.claim', (SELECT COALESCE(json_agg(claim), '[]') FROM claim)::text, true),
     CASE WHEN EXISTS (SELECT FROM claim) THEN
         set_config('cabinet_recovery.own', pg_current_xact_id()::text, true)
     END,
     ARRAY(SELECT lead_id FROM pending WHERE lead_id NOT IN (SELECT lead_id FROM claim)) AS busy,
-    (SELECT jsonb_object_agg(lead_id, EXTRACT(EPOCH FROM requested_at)) FROM pending) AS requested_at
+    (SELECT json_object_agg(lead_id, EXTRACT(EPOCH FROM requested_at)) FROM pending) AS requested_at
 """
 
 # The decision is the view's; here it is carried out. Each write over a row carries the version of it that the decision
@@ -101,11 +101,14 @@ SELECT
 RESOLVE: LiteralString = """
 WITH claimed AS MATERIALIZED (
     SELECT *
-    FROM jsonb_to_recordset(current_setting('cabinet_recovery.claim')::jsonb)
+    FROM json_to_recordset(current_setting('cabinet_recovery.claim')::json)
         AS claim (lead_id text, event_ids bigint[], newest_match text)
 ),
 decided AS MATERIALIZED (
-    SELECT *
+    SELECT
+        lead_id, lead_created_at, person_key, method, link_action, origin_action, outcome, reason, match_waits, job_id,
+        linked_at, link_version, origin_tag, origin_source_id, origin_resolution_status, origin_decided_by,
+        origin_version
     FROM ops.v_cabinet_recovery_decision
     WHERE lead_id = ANY(ARRAY(SELECT lead_id FROM claimed))
 ),
@@ -174,15 +177,15 @@ originated AS (
     SELECT
         person_key, 'cabinet_lead', lead_id, 95,
         COALESCE(lead_created_at, CASE WHEN NOT link_written THEN linked_at END, now()),
-        jsonb_build_object('recovered_by', 'cabinet_recovery') || CASE
-            WHEN origin_action = 'update' THEN
-                jsonb_build_object('seen', origin_version, 'replaced', jsonb_build_object(
+        CASE WHEN origin_action = 'create' THEN '{"recovered_by": "cabinet_recovery"}'::jsonb ELSE
+            jsonb_build_object('recovered_by', 'cabinet_recovery', 'seen', origin_version,
+                'replaced', jsonb_build_object(
                     'origin_tag', origin_tag,
                     'origin_source_id', origin_source_id,
                     'resolution_status', origin_resolution_status,
                     'decided_by', origin_decided_by
-                ))
-            ELSE '{}'
+                )
+            )
         END,
         'system', now(), 'resolved_auto', now(), now()
     FROM ranked
