@@ -22,6 +22,7 @@ class Outcome(StrEnum):
 
 PROCESSED = frozenset({Outcome.RECOVERED, Outcome.UNCHANGED})
 SKIPPED = frozenset({Outcome.NO_PERSON_KEY, Outcome.ORIGIN_MANUAL, Outcome.ORIGIN_HELD})
+DONE = PROCESSED | SKIPPED
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Summary:
             for what in ("link", "origin", "audit"):
                 if action := getattr(recovery, what):
                     self.writes[what, action] += 1
-            if recovery.outcome not in PROCESSED | SKIPPED:
+            if recovery.outcome not in DONE:
                 self.errors.append(f"{recovery.lead_id}: {recovery.outcome}: {recovery.reason}")
         return self
 
