@@ -1,7 +1,9 @@
 """Recovery by hand, by cron or from Python: one pass over everything that is due, or over leads by name."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 
 from consumer.connection import open_handler
 from consumer.handlers.outcome import Batch, Outcome, Recovery, Summary
@@ -12,6 +14,8 @@ from consumer.sweeper import DueLead, in_batches, list_all, recover_batch
 BUSY_ROUNDS = 5
 BUSY_PAUSE_SECONDS = 0.3
 LOOK_PAUSE_SECONDS = 0.2
+# While one's batch is on the server, the answer to the other's is read, and the next one asked.
+HANDLERS = 2
 
 Progress = Callable[[int, int], None]
 
@@ -40,23 +44,33 @@ def reprocess(
 
 
 async def _backfill(settings: Settings, limit: int, on_progress: Progress) -> Summary:
-    handler = await open_handler(settings, "sweep")
-    async with handler.connection:
-        summary, done, moved = Summary(), 0, -1
+    async with AsyncExitStack() as connections:
+        handlers = [await _opened(connections, settings) for _ in range(HANDLERS)]
+        summary, busy, done, total, moved = Summary(), list[str](), 0, 0, -1
+
+        def note(asked: int, batch: Batch) -> None:
+            nonlocal done
+            summary.add(batch.recoveries)
+            busy.extend(batch.busy)
+            done += asked
+            on_progress(done, total)
+
         # A link that moves may free an origin that another lead waits for: then there is more than was listed.
         while done < limit and moved < summary.writes["link", "move"]:
             moved = summary.writes["link", "move"]
-            leads = await _list_patiently(handler, limit - done)
-            busy: list[str] = []
-            on_progress(done, done + len(leads))
-            for part in in_batches(leads, settings.batch_size):
-                batch = await recover_batch(handler, part)
-                summary.add(batch.recoveries)
-                busy += batch.busy
-                done += len(part)
-                on_progress(done, max(done, len(leads)))
-            summary.add((await _recover_patiently(handler, busy, Asked.BY_SWEEP)).recoveries)
+            leads = await _list_patiently(handlers[0], limit - done)
+            total = done + len(leads)
+            on_progress(done, total)
+            await _work_side_by_side(handlers, deque(in_batches(leads, settings.batch_size)), note)
+            summary.add((await _recover_patiently(handlers[0], busy, Asked.BY_SWEEP)).recoveries)
+            busy.clear()
         return summary
+
+
+async def _opened(connections: AsyncExitStack, settings: Settings) -> Handler:
+    handler = await open_handler(settings, "sweep")
+    await connections.enter_async_context(handler.connection)
+    return handler
 
 
 async def _list_patiently(handler: Handler, limit: int) -> list[DueLead]:
@@ -64,6 +78,27 @@ async def _list_patiently(handler: Handler, limit: int) -> list[DueLead]:
     while (leads := await list_all(handler, limit)) is None:  # noqa: ASYNC110 # the event is in another process
         await asyncio.sleep(LOOK_PAUSE_SECONDS)
     return leads
+
+
+async def _work_side_by_side(
+    handlers: Sequence[Handler], parts: deque[Sequence[DueLead]], note: Callable[[int, Batch], None]
+) -> None:
+    """Have each handler take the next part whenever it is free.
+
+    Where one fails, the others end with the batch in hand, and then its error is raised.
+    """
+
+    async def work(handler: Handler) -> None:
+        try:
+            while parts:
+                part = parts.popleft()
+                note(len(part), await recover_batch(handler, part))
+        finally:
+            parts.clear()
+
+    ended = await asyncio.gather(*map(work, handlers), return_exceptions=True)
+    for error in filter(None, ended):
+        raise error
 
 
 async def _reprocess(settings: Settings, lead_ids: list[str], on_progress: Progress) -> list[Recovery]:

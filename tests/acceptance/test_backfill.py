@@ -105,8 +105,8 @@ def test_a_backfill_keeps_pace_with_plain_statements(
     rate, ceiling = answer["processed"] / seconds, LEADS / plain_seconds
     print(f"\nsweep {rate:,.0f} leads/s, plain statements {ceiling:,.0f} leads/s: {rate / ceiling:.2f}")
     print(f"most memory: {small_mb:.0f} MB for 10,000 leads, {large_mb:.0f} MB for {LEADS - 10_000:,}")
-    # The aim is 0.25; half of it leaves room for a noisy machine and none for a plan gone wrong.
-    assert rate >= 0.125 * ceiling
+    # The aim is 0.4, on two idle cores; half of it leaves room for a noisy machine and none for a plan gone wrong.
+    assert rate >= 0.2 * ceiling
     assert large_mb < small_mb + 50
     before = database.row_versions()
     assert sweep(database.url, LEADS)[0]["processed"] == 0

@@ -463,3 +463,36 @@ class TestALookAtAllLeads:
                 assert daemon.stop() == 0
 
                 assert daemon.wait_for("sweep.finished", what="everything")["recovered"] == 1
+
+
+class TestABackfill:
+    """It has two batches in flight."""
+
+    def test_gives_one_person_s_leads_one_origin_though_it_works_them_side_by_side(self, database: Database) -> None:
+        person = database.person()
+        leads = [database.lead(matched_to=person) for _ in range(12)]
+
+        summary = database.sweep(batch_size="1")
+
+        assert summary.outcomes == {Outcome.RECOVERED: 1, Outcome.ORIGIN_HELD: len(leads) - 1}
+        assert database.events() == []
+
+    def test_ends_with_the_error_of_the_batch_that_the_server_could_not_do(self, database: Database) -> None:
+        leads = [database.lead(f"lead-{number}", matched_to=database.person()) for number in range(4)]
+        database.run("""
+            CREATE FUNCTION public.fill_up() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN RAISE EXCEPTION 'no space left' USING ERRCODE = 'disk_full'; END $$
+        """)
+        database.run(
+            "CREATE TRIGGER fill_up BEFORE INSERT ON ops.cabinet_lead_recovery_audit "
+            "FOR EACH ROW WHEN (new.lead_id = 'lead-1') EXECUTE FUNCTION public.fill_up()"
+        )
+
+        with pytest.raises(psycopg.errors.DiskFull):
+            database.sweep(batch_size="1")
+
+        assert "lead-1" in {lead_id for lead_id, _ in database.events()}
+        database.run("DROP TRIGGER fill_up ON ops.cabinet_lead_recovery_audit")
+        database.sweep()
+        assert database.events() == []
+        assert all(database.audit_of(lead) for lead in leads)
