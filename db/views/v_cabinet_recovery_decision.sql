@@ -138,12 +138,13 @@ CROSS JOIN
                     THEN 'origin_manual'
                 WHEN origin.origin_tag::text <> 'cabinet_lead' THEN 'origin_replaceable'
                 WHEN
-                    EXISTS (
-                        SELECT
+                    -- Not a plain =, which would reach the links beside the lead: with a table that is believed to
+                    -- be empty, one index then seems as good as another.
+                    chosen.person_key = (
+                        SELECT holder.person_key_effective
                         FROM ops.v_cabinet_recovery_identity AS holder
-                        WHERE
-                            holder.lead_id = origin.origin_source_id
-                            AND holder.person_key_effective = chosen.person_key
+                        WHERE holder.lead_id = ANY(ARRAY[origin.origin_source_id])
+                        LIMIT 1
                     )
                     THEN 'origin_held'
                 ELSE 'origin_replaceable'

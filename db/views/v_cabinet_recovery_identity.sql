@@ -46,7 +46,9 @@ LEFT JOIN ops.identity_matching_jobs AS job
 LEFT JOIN canon.identity_registry AS job_person ON job.matched_person_key = job_person.person_key
 WHERE
     lead.external_id IS NOT NULL
-    OR NOT EXISTS (
-        SELECT FROM public.module_ct_cabinet_leads AS owner
+    -- LIMIT 1, not EXISTS: that may be planned as a hash of all leads.
+    OR (
+        SELECT owner.id FROM public.module_ct_cabinet_leads AS owner
         WHERE owner.external_id = lead.id::text
-    );
+        LIMIT 1
+    ) IS NULL;

@@ -37,7 +37,7 @@ COMMIT;
 """
 
 
-def load(database: Database, leads: int) -> None:
+def load(database: Database, leads: int, *, analyse: bool = True) -> None:
     """A fleet in which every lead was matched by a job, each to a person of its own."""
     database.run(
         "INSERT INTO public.module_ct_cabinet_leads (external_id, lead_created_at) "
@@ -54,7 +54,8 @@ def load(database: Database, leads: int) -> None:
         "SELECT 'cabinet', COALESCE(external_id, id::text), 'matched', md5(id::text)::uuid "
         "FROM public.module_ct_cabinet_leads"
     )
-    database.run("VACUUM ANALYZE")
+    if analyse:
+        database.run("VACUUM ANALYZE")
 
 
 def sweep(url: str, limit: int) -> tuple[dict[str, int], float, float]:

@@ -758,7 +758,7 @@ class TestMigrate:
             empty.drop(url)
 
         assert (first.returncode, second.returncode, sweep.returncode) == (0, 0, 0)
-        assert first.stderr.count("Running upgrade") == 5
+        assert first.stderr.count("Running upgrade") == 6
         assert first.stderr.endswith("the schema is up to date\n")
         assert second.stderr == "the schema is up to date\n"
 
