@@ -63,16 +63,17 @@ def eventually(look: Callable[[], Found], seconds: float = PATIENCE_SECONDS) -> 
 
 
 @contextmanager
-def own_server() -> Iterator[EmbeddedServer]:
+def own_server(**settings: str) -> Iterator[EmbeddedServer]:
     """A server that a test may stop and start: its data stay. Over TCP it asks for passwords."""
     with tempfile.TemporaryDirectory(prefix="crpg-", dir=SHARED_TEMPORARY) as folder:
         Path(folder).chmod(0o755)  # the server's account may be another one
-        with EmbeddedServer(Path(folder) / "data", settings=DISPOSABLE_SETTINGS, listen_on_tcp=True) as server:
+        settings = DISPOSABLE_SETTINGS | settings
+        with EmbeddedServer(Path(folder) / "data", settings=settings, listen_on_tcp=True) as server:
             yield server
 
 
 @contextmanager
-def standby_of(primary: EmbeddedServer) -> Iterator[EmbeddedServer]:
+def standby_of(primary: EmbeddedServer, **settings: str) -> Iterator[EmbeddedServer]:
     """A copy of all that the primary has, which streams what comes and takes no writes."""
     with tempfile.TemporaryDirectory(prefix="crpg-", dir=SHARED_TEMPORARY) as folder:
         Path(folder).chmod(0o777)  # the server's account makes the data folder itself
@@ -80,7 +81,7 @@ def standby_of(primary: EmbeddedServer) -> Iterator[EmbeddedServer]:
         copy: list[str | Path] = [runnable_binaries() / "pg_basebackup", "--checkpoint=fast", "--write-recovery-conf"]
         copy += ["--pgdata", data, "--dbname", primary.url()]
         subprocess.run(copy, check=True, capture_output=True, **spawn_options())
-        with EmbeddedServer(data, settings=DISPOSABLE_SETTINGS) as standby:
+        with EmbeddedServer(data, settings=DISPOSABLE_SETTINGS | settings) as standby:
             yield standby
 
 
