@@ -1,10 +1,13 @@
 # Every target sets up what it needs; only python3 (with venv) and make must be there.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+FORM ?= full
+TABLE ?=
+MINUTES ?= 20
 UV = $(shell command -v uv || echo .venv/bin/uv)
 STAMP = .venv/.ready
 
-.PHONY: help setup demo test lint check format lock
+.PHONY: help setup demo test chaos soak lint check format lock
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -22,7 +25,14 @@ demo: setup ## See it work: a server, a fleet, a matching engine, the consumer (
 	@.venv/bin/consumer demo
 
 test: setup ## Run the tests that fit into four minutes
-	.venv/bin/pytest -n 2 -m "not slow and not systemd"
+	.venv/bin/pytest -n 2 -m "not slow and not systemd and not chaos"
+
+chaos: setup ## Strike it with every fault there is, and print what they came to (8 min; FORM=short: 2 min)
+	@# Most of the time is waiting for faults to last. TABLE=docs/reliability.md puts the table there.
+	CHAOS_FORM=$(FORM) CHAOS_TABLE=$(TABLE) .venv/bin/pytest -n 4 --dist worksteal -m "not soak" tests/chaos
+
+soak: setup ## Run it under a steady load: nothing grows (20 min, or MINUTES=…)
+	SOAK_MINUTES=$(MINUTES) .venv/bin/pytest -s -m soak tests/chaos
 
 lint: setup ## ruff, mypy --strict, import-linter, sqlfluff
 	.venv/bin/ruff check
@@ -32,7 +42,7 @@ lint: setup ## ruff, mypy --strict, import-linter, sqlfluff
 	.venv/bin/sqlfluff lint --disable-progress-bar db
 
 check: lint ## What CI runs: lint and every test
-	.venv/bin/pytest -n 2 -m "not alone and not systemd"
+	.venv/bin/pytest -n 2 -m "not alone and not systemd and not chaos"
 	.venv/bin/pytest -s -m systemd
 	.venv/bin/pytest -s -m alone
 
