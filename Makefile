@@ -7,7 +7,7 @@ MINUTES ?= 20
 UV = $(shell command -v uv || echo .venv/bin/uv)
 STAMP = .venv/.ready
 
-.PHONY: help setup demo test chaos soak lint check format lock
+.PHONY: help setup demo test chaos soak bench lint check format lock
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -33,6 +33,9 @@ chaos: setup ## Strike it with every fault there is, and print what they came to
 
 soak: setup ## Run it under a steady load: nothing grows (20 min, or MINUTES=…)
 	SOAK_MINUTES=$(MINUTES) .venv/bin/pytest -s -m soak tests/chaos
+
+bench: setup ## Measure speed and cost, each figure beside its floor (10 min; FORM=short: less, and off by two fails)
+	.venv/bin/python -m benchmarks $(if $(filter short,$(FORM)),--short)
 
 lint: setup ## ruff, mypy --strict, import-linter, sqlfluff
 	.venv/bin/ruff check
