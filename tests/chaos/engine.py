@@ -17,7 +17,7 @@ RECONNECT_SECONDS = 0.1
 # Sent by a server that goes down, is down, comes up, or that ended the session: nobody's fault but its own.
 SERVER_AWAY = ("57P", "08")
 
-PEOPLE_PER_LEAD = 4
+PEOPLE_PER_LEAD = 2
 
 REGISTER = """
     WITH person AS (
@@ -62,7 +62,7 @@ class Engine:
         self,
         url: str,
         *,
-        leads: int = 5_000,
+        leads: int = 10_000,
         rate: float = 20,
         sizes: Sequence[int] = (1, 1, 2, 4),
         rematch_share: float = 0.3,
@@ -108,6 +108,7 @@ class Engine:
         """Commit matches, which stay, of so many new leads in one statement, now; return the leads."""
         with self._turn:
             numbers = list(itertools.islice(self._lead_numbers, size))
+            assert len(numbers) == size, "no leads are left"
             draft = [Match(f"lead-{number}", next(self._people), table, stays=True) for number in numbers]
             self._commit(draft)
         return [match.lead_id for match in draft]

@@ -64,7 +64,7 @@ class Sample:
 @pytest.mark.timeout(60 * MINUTES + 600)
 def test_a_steady_load(url: str) -> None:
     matches = int(60 * MINUTES * MATCHES_PER_SECOND)
-    engine = Engine(url, leads=matches // 2 + 10_000, rate=MATCHES_PER_SECOND / COMMITTED_SHARE, sizes=(1,))
+    engine = Engine(url, leads=matches, rate=MATCHES_PER_SECOND / COMMITTED_SHARE, sizes=(1,), rematch_share=0.5)
     with Trial(f"soak: {MATCHES_PER_SECOND} matches/s for {MINUTES:g} minutes", url, engine=engine) as trial:
         with trial.fault():
             began = now()
