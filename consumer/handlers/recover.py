@@ -22,6 +22,8 @@ CONTENTION = (
     psycopg.errors.SerializationFailure,
 )
 SEARCH_LOCK_TIMEOUT_MS = 5
+# How many leads are tried in one transaction; fewer, once the server was too slow for so many.
+MOST_TOGETHER, LEAST_TOGETHER = 500, 10
 MESSAGE_LIMIT = 500
 
 
@@ -32,7 +34,7 @@ class Asked(Enum):
     BY_OPERATOR = queries.ENQUEUE_ASKED
 
 
-@dataclass(frozen=True)
+@dataclass
 class Handler:
     """Recovers leads, a batch in a transaction of its own.
 
@@ -44,15 +46,21 @@ class Handler:
     lock_timeout_ms: int = 100
     statement_timeout_seconds: int = 30
     max_attempts: int = 10
+    _most: int = MOST_TOGETHER
 
     async def recover(self, lead_ids: Sequence[str], asked: Asked | None = None) -> Batch:
         """Recover those of the leads that have events that are due.
 
         A lead whose data are at fault stands alone in the exception table in the end, and the others are done; a
         lead that somebody's transaction holds is left pending and reported as busy. Every other error of the
-        database is the environment's and is raised (psycopg.Error): nothing of the batch at hand was done.
+        database is the environment's and is raised (psycopg.Error): nothing of the batch at hand was done, though
+        where the server is slow, there may have been earlier ones.
         """
-        return await self._recover_or_split(list(dict.fromkeys(lead_ids)), asked, self.lock_timeout_ms)
+        batch, waiting = Batch(), list(dict.fromkeys(lead_ids))
+        while waiting:
+            part, waiting = waiting[: self._most], waiting[self._most :]
+            batch += await self._recover_or_split(part, asked, self.lock_timeout_ms)
+        return batch
 
     async def ask(self, lead_ids: list[str]) -> None:
         """Make events of an operator's wish, for whoever sweeps next."""
@@ -60,11 +68,13 @@ class Handler:
 
     async def _recover_or_split(self, lead_ids: list[str], asked: Asked | None, lock_timeout_ms: int) -> Batch:
         try:
-            return await self._recover_together(lead_ids, asked, lock_timeout_ms)
+            batch = await self._recover_together(lead_ids, asked, lock_timeout_ms)
         except psycopg.Error as error:
             if not (_is_data_error(error) or isinstance(error, CONTENTION)):
                 raise
             if len(lead_ids) > 1:
+                if isinstance(error, psycopg.errors.QueryCanceled):
+                    self._most = max(LEAST_TOGETHER, len(lead_ids) // 2)
                 # Rows were waited for once; the search for who holds them must not wait again for each.
                 middle, patience_ms = len(lead_ids) // 2, min(lock_timeout_ms, SEARCH_LOCK_TIMEOUT_MS)
                 first = await self._recover_or_split(lead_ids[:middle], asked, patience_ms)
@@ -72,6 +82,9 @@ class Handler:
             if _is_data_error(error):
                 return await self._try_again_and_record(lead_ids[0], asked)
             return Batch(busy=lead_ids)
+        # Slowly up, at once down: a batch that is too large costs all the time that it may take.
+        self._most = min(MOST_TOGETHER, max(self._most, len(lead_ids) + len(lead_ids) // 8))
+        return batch
 
     async def _try_again_and_record(self, lead_id: str, asked: Asked | None) -> Batch:
         """A second attempt, of which we know what events came before it: only those may count as failed."""

@@ -496,3 +496,39 @@ class TestABackfill:
         database.sweep()
         assert database.events() == []
         assert all(database.audit_of(lead) for lead in leads)
+
+
+def test_a_server_too_slow_for_a_batch_is_given_smaller_ones(database: Database) -> None:
+    """Else each batch would first take all the time that it may, in vain."""
+    database.run("""
+        CREATE FUNCTION public.take_time() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            PERFORM pg_sleep(0.004);
+            RETURN new;
+        END $$
+    """)
+    database.run(
+        "CREATE TRIGGER take_time BEFORE INSERT ON canon.identity_origin "
+        "FOR EACH ROW EXECUTE FUNCTION public.take_time()"
+    )
+    first, second = ([database.lead(matched_to=database.person()) for _ in range(400)] for _ in range(2))
+
+    def given_up() -> int:
+        database.run("SELECT pg_stat_force_next_flush()")
+        return int(database.value("SELECT xact_rollback FROM pg_stat_database WHERE datname = current_database()"))
+
+    async def recover() -> list[int]:
+        handler = await open_handler(database.settings(), "test")
+        async with handler.connection:
+            counts = [given_up()]
+            for leads in (first, second):
+                batch = await handler.recover(leads)
+                assert len(recovered_of(batch.recoveries)) == len(leads)
+                await handler.connection.execute("SELECT pg_stat_force_next_flush()")
+                counts.append(given_up())
+            return counts
+
+    before, after_first, after_second = asyncio.run(recover())
+
+    assert after_first > before
+    assert after_second - after_first <= 1

@@ -45,7 +45,7 @@ def refusal(database: Database) -> str:
     return "DROP TRIGGER refuse ON canon.identity_origin"
 
 
-@dataclass(frozen=True)
+@dataclass
 class BetweenFailureAndRecord(Handler):
     """A handler with something happening at its weakest moment."""
 
