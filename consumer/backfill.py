@@ -3,17 +3,20 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+
+import psycopg
 
 from consumer.connection import open_handler
 from consumer.handlers.outcome import Batch, Outcome, Recovery, Summary
 from consumer.handlers.recover import Asked, Handler
 from consumer.settings import Settings
 from consumer.sweeper import DueLead, in_batches, list_all, recover_batch
+from db.connect import TableBusy
 
 BUSY_ROUNDS = 5
 BUSY_PAUSE_SECONDS = 0.3
-LOOK_PAUSE_SECONDS = 0.2
+LOOK_PAUSE_SECONDS, LOOK_ROUNDS = 0.2, 3000
 # While one's batch is on the server, the answer to the other's is read, and the next one asked.
 HANDLERS = 2
 
@@ -75,9 +78,12 @@ async def _opened(connections: AsyncExitStack, settings: Settings) -> Handler:
 
 async def _list_patiently(handler: Handler, limit: int) -> list[DueLead]:
     # Polled: a session that waits inside a statement holds back the server's vacuum.
-    while (leads := await list_all(handler, limit)) is None:  # noqa: ASYNC110 # the event is in another process
+    for _ in range(LOOK_ROUNDS):
+        with suppress(psycopg.errors.LockNotAvailable):
+            if (leads := await list_all(handler, limit)) is not None:
+                return leads
         await asyncio.sleep(LOOK_PAUSE_SECONDS)
-    return leads
+    raise TableBusy("a table stayed locked, or somebody else looks at all leads all the while: try again later")
 
 
 async def _work_side_by_side(
@@ -110,7 +116,7 @@ async def _reprocess(settings: Settings, lead_ids: list[str], on_progress: Progr
             batch = await _recover_patiently(handler, part, Asked.BY_OPERATOR)
             answers |= {recovery.lead_id: recovery for recovery in batch.recoveries}
             if batch.busy:
-                await handler.ask(batch.busy)
+                await handler.ask(batch.busy, Asked.BY_OPERATOR)
             answers |= {
                 lead_id: Recovery(lead_id, Outcome.FAILED, "another transaction holds it; the next sweep takes it")
                 for lead_id in batch.busy

@@ -72,13 +72,19 @@ def _leave_quietly(ended: BrokenPipeError | SystemExit) -> None:
 
 
 def _leave_with(error: Exception) -> None:
+    raise SystemExit(_tell(error))
+
+
+def _tell(error: Exception) -> ExitCode:
+    """Say on stderr what happened, and return the exit status that goes with it."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     status = exit_code_of(error)
     if status == ExitCode.UNEXPECTED and not isinstance(error, OSError):
         # A defect of ours: whoever mends it needs to know where.
         traceback.print_exception(error)
-    _leave(one_line(error), status)
+    print(f"consumer: {one_line(error)}", file=sys.stderr)
+    return status
 
 
 def _leave(text: str, status: ExitCode) -> None:
@@ -98,7 +104,14 @@ def run() -> None:
 
     from consumer.service import Service
 
-    asyncio.run(Service(load_settings()).run())
+    loop, status = asyncio.new_event_loop(), ExitCode.DONE
+    try:
+        loop.run_until_complete(Service(load_settings()).run())
+    except Exception as error:  # noqa: BLE001 # as in main, which it does not reach
+        status = _tell(error)
+    # Neither asyncio.run nor a return: both wait for a name that is still being resolved, however long that takes.
+    sys.stderr.flush()
+    os._exit(status)
 
 
 @app.command()

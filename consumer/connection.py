@@ -18,6 +18,8 @@ async def open_connection(address: Address, role: str, heartbeat: Heartbeat | No
 
 
 def handler_on(connection: Connection, settings: Settings) -> Handler:
+    # Behind a pooler, what another session listens to may arrive here; without a handler psycopg would keep it all.
+    connection.add_notify_handler(lambda _notification: None)
     return Handler(
         connection,
         lock_timeout_ms=settings.lock_timeout_ms,

@@ -55,7 +55,8 @@ def one_line(error: BaseException) -> str:
     error = _cause(error)
     if isinstance(error, psycopg.Error) and error.diag.message_primary:
         hint = "; run db/service_role.sql again, as the tables' owner" if error.sqlstate == MISSING_RIGHT else ""
-        return f"the database answered: {error.diag.message_primary} (SQLSTATE {error.sqlstate}){hint}"
+        primary = " ".join(error.diag.message_primary.split())[:500]
+        return f"the database answered: {primary} (SQLSTATE {error.sqlstate}){hint}"
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -14,7 +14,7 @@ from consumer.settings import Settings
 log = structlog.get_logger(__name__)
 
 PRIORITIES = {"debug": 7, "warning": 4, "error": 3, "exception": 3, "critical": 2}
-# Without the variables' values: a password may be among them.
+# Without the variables' values, as plain_traceback: a password may be among them.
 TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
 
 
@@ -25,7 +25,7 @@ def configure(settings: Settings) -> None:
     form = settings.log_format
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     renderers: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
         if console
         else [TRACEBACKS, structlog.processors.JSONRenderer(), *([_add_priority] if _is_journal() else [])]
     )

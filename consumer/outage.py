@@ -8,6 +8,8 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
+LATE_SECONDS = 60.0
+
 
 @dataclass
 class Outage:
@@ -35,10 +37,10 @@ class Outage:
 
     def begin(self, role: str, reason: str, connected_at: float | None) -> None:
         """Take in that a role lost the connection that it had since `connected_at`, or could not get one (None)."""
-        if connected_at is not None and connected_at < self._ended:
+        now = asyncio.get_running_loop().time()
+        if connected_at is not None and connected_at < self._ended and now - self._ended < LATE_SECONDS:
             log.debug("connection.stale", role=role, reason=reason)  # it only noticed late
             return
-        now = asyncio.get_running_loop().time()
         if not self.is_on:
             self._since = now
         if not self.is_on or now - self._told >= self.every_seconds:

@@ -64,6 +64,10 @@ class Role:
         if self._task is not None and (self._connection is None or not self._holds_work):
             self._task.cancel()
 
+    @property
+    def is_overdue(self) -> bool:
+        return self.heartbeat.is_overdue and not self._is_closing
+
     def sever(self) -> None:
         """Give up what is in hand: to cancel, psycopg would ask the server, which may be what hangs."""
         if self._connection is not None:
@@ -84,8 +88,9 @@ class Role:
         self._connected_at = None
         try:
             await self._connect_and_use()
-        except (Unreachable, ReadOnlyServer, psycopg.Error, TimeoutError) as error:
-            self._outage.begin(self.name, one_line(error), self._connected_at)
+        except (Unreachable, ReadOnlyServer, psycopg.Error) as error:
+            if not self._is_closing:
+                self._outage.begin(self.name, one_line(error), self._connected_at)
         else:
             if not self._is_closing:
                 raise RoleDied("it ended by itself")
@@ -96,8 +101,11 @@ class Role:
 
     async def _connect_and_use(self) -> None:
         self.heartbeat.expect(OPEN_SECONDS)
-        async with asyncio.timeout(OPEN_SECONDS):
-            self._connection = await open_connection(self._address, self.name, self.heartbeat)
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                self._connection = await open_connection(self._address, self.name, self.heartbeat)
+        except TimeoutError:
+            raise Unreachable(f"no connection to {self._address} within {OPEN_SECONDS:.0f} s") from None
         self._connected_at = asyncio.get_running_loop().time()
         self.heartbeat.expect(0)
         try:

@@ -26,6 +26,7 @@ from db.connect import Connection
 
 log = structlog.get_logger(__name__)
 
+STANDS_SECONDS = 2.0
 SEVER_SECONDS = 0.5  # for a role to notice that its connection is gone
 EXIT_SECONDS = 5  # for all the rest, once the grace is over
 
@@ -114,6 +115,8 @@ class Service:
         self._sweeper.close()
         for role in self._roles:
             role.close()
+            if role.name == "sweeper" and self._sweeper.is_looking:
+                role.sever()
         aborting = asyncio.create_task(self._aborting.wait())
         finishing = asyncio.create_task(asyncio.wait(tasks))
         await asyncio.wait({finishing, aborting}, timeout=grace_seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -135,10 +138,14 @@ class Service:
         await self._listener.use(connection, on_listening, on_proved=progress)
 
     async def _work(self, connection: Connection, progress: Callable[[], None]) -> None:
-        progress()
         # What an earlier connection took from the inbox and did not finish is in the outbox.
         self._sweeper.wake()
-        await self._worker.use(handler_on(connection, self._settings), progress)
+        # Without a batch to prove it, that it stands for a while is progress enough; to connect is none.
+        stands = asyncio.get_running_loop().call_later(STANDS_SECONDS, progress)
+        try:
+            await self._worker.use(handler_on(connection, self._settings), progress)
+        finally:
+            stands.cancel()
 
     async def _sweep(self, connection: Connection, progress: Callable[[], None]) -> None:
         await self._sweeper.use(handler_on(connection, self._settings), progress)

@@ -1,13 +1,15 @@
 """The sweep: whatever is due and was not heard of, the most urgent first."""
 
 import asyncio
+import math
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, LiteralString
+from typing import Any, LiteralString, TypeVar
 
+import psycopg
 import structlog
 
 from consumer.handlers.outcome import Batch, Outcome, Summary
@@ -19,9 +21,12 @@ from db.transaction import run_together
 
 log = structlog.get_logger(__name__)
 
-LISTING_TIMEOUT_SECONDS = 600
+LOOK_TIMEOUT_SECONDS = 300  # at all leads
+LIST_TIMEOUT_SECONDS = 30  # of what has events, waits, or is in a slice
 LIST_LIMIT = 100_000
 SHORTEST_PAUSE_SECONDS = 1.0
+
+Listed = TypeVar("Listed")
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class DueLead:
 
 async def list_due(handler: Handler, statement: LiteralString, **parameters: int) -> list[DueLead]:
     """List due leads, open windows first: once, so that what is worked meanwhile cannot shift the order."""
-    (rows,) = await _listed(handler, [statement], parameters)
+    (rows,) = await _listed(handler, [statement], parameters, LIST_TIMEOUT_SECONDS)
     return _due_leads(rows)
 
 
@@ -43,7 +48,7 @@ async def list_all(handler: Handler, limit: int) -> list[DueLead] | None:
 
     That look is the one thing here whose cost grows with the table: one consumer at a time.
     """
-    told, rows = await _listed(handler, [listing.LOOK_ALONE, listing.LIST_ALL], {"limit": limit})
+    told, rows = await _listed(handler, [listing.LOOK_ALONE, listing.LIST_ALL], {"limit": limit}, LOOK_TIMEOUT_SECONDS)
     return _due_leads(rows) if told[0]["is_alone"] else None
 
 
@@ -52,13 +57,13 @@ def _due_leads(rows: list[dict[str, Any]]) -> list[DueLead]:
 
 
 async def _listed(
-    handler: Handler, statements: Sequence[LiteralString], parameters: dict[str, int]
+    handler: Handler, statements: Sequence[LiteralString], parameters: dict[str, int], timeout_seconds: int
 ) -> list[list[dict[str, Any]]]:
     _, *found = await run_together(
         handler.connection,
         [listing.SET_UP_LISTING, *statements],
-        parameters | {"statement_timeout_ms": 1000 * LISTING_TIMEOUT_SECONDS},
-        LISTING_TIMEOUT_SECONDS,
+        parameters | {"statement_timeout_ms": 1000 * timeout_seconds},
+        timeout_seconds,
     )
     return found
 
@@ -103,20 +108,25 @@ class Sweeper:
         self._slice_due = 0.0
         self._saw_every_lead = False
         self._wanted = asyncio.Event()
-        self._alarm: asyncio.TimerHandle | None = None
+        self._alarms: set[int] = set()
+        self._progressed: Callable[[], None] = lambda: None
+        self.is_looking = False
         self._closing = asyncio.Event()
 
     def wake(self, after_seconds: float = 0) -> None:
-        """Sweep soon, or after a while; the earliest of several wishes holds."""
+        """Sweep soon, or after a while; each wish holds."""
         if after_seconds <= 0:
             self._wanted.set()
             return
         loop = asyncio.get_running_loop()
-        when = loop.time() + after_seconds
-        if self._alarm is None or self._alarm.when() <= loop.time() or when < self._alarm.when():
-            if self._alarm is not None:
-                self._alarm.cancel()
-            self._alarm = loop.call_at(when, self._wanted.set)
+        second = math.ceil(loop.time() + after_seconds)  # together, where there are many
+        if second not in self._alarms:
+            self._alarms.add(second)
+            loop.call_at(second, self._ring, second)
+
+    def _ring(self, second: int) -> None:
+        self._alarms.discard(second)
+        self._wanted.set()
 
     def close(self) -> None:
         """End `use` after the batch in hand."""
@@ -125,10 +135,16 @@ class Sweeper:
 
     async def use(self, handler: Handler, on_progress: Callable[[], None]) -> None:
         """Sweep until closed; raises psycopg.Error where the database fails a sweep."""
+        self._progressed = on_progress
         while not self._closing.is_set():
             self._wanted.clear()
-            await self._sweep(handler)
-            on_progress()
+            try:
+                await self._sweep(handler)
+            except psycopg.errors.LockNotAvailable:
+                # A table is locked, by the host's DDL perhaps: with what could not be listed the next one begins.
+                log.debug("sweep.postponed")
+            else:
+                on_progress()
             pause = self._next_pause()
             await while_idle(handler.connection, partial(self._rest, pause), pause)
 
@@ -147,11 +163,11 @@ class Sweeper:
         if self._closing.is_set():
             return
         await self._sweep_list("events", handler, self._list_events)
-        await self._recover("waiting", handler, await list_due(handler, listing.LIST_WAITING))
+        await self._recover("waiting", handler, await self._look(list_due(handler, listing.LIST_WAITING)))
         now = asyncio.get_running_loop().time()
         if self._saw_every_lead and now >= self._slice_due:
             self._slice_due = now + self._pace.interval_seconds * 0.9
-            await self._recover("slice", handler, await self._next_slice(handler))
+            await self._sweep_slice(handler)
 
     async def _sweep_everything(self, handler: Handler) -> bool:
         """Do what is due of all leads; False where somebody else is looking at them now: the next sweep tries again."""
@@ -160,10 +176,18 @@ class Sweeper:
         return self._saw_every_lead
 
     async def _list_events(self, handler: Handler) -> list[DueLead]:
-        return await list_due(handler, listing.LIST_PENDING, limit=LIST_LIMIT)
+        return await self._look(list_due(handler, listing.LIST_PENDING, limit=LIST_LIMIT))
 
     async def _list_all(self, handler: Handler) -> list[DueLead] | None:
-        return await list_all(handler, LIST_LIMIT)
+        return await self._look(list_all(handler, LIST_LIMIT))
+
+    async def _look(self, leads: Awaitable[Listed]) -> Listed:
+        """List, which only reads and may take long: whoever closes us then need not wait."""
+        self.is_looking = True
+        try:
+            return await leads
+        finally:
+            self.is_looking = False
 
     async def _sweep_list(
         self, what: str, handler: Handler, list_leads: Callable[[Handler], Awaitable[list[DueLead] | None]]
@@ -174,18 +198,19 @@ class Sweeper:
             progressed = await self._recover(what, handler, leads)
             if self._closing.is_set():
                 return False
-            if not progressed or len(leads) < LIST_LIMIT:
+            if len(leads) < LIST_LIMIT:
                 return True
+            if not progressed:
+                return False
         return False
 
-    async def _next_slice(self, handler: Handler) -> list[DueLead]:
+    async def _sweep_slice(self, handler: Handler) -> None:
         bounds = {"after": self._slice_after, "size": self._pace.slice_size}
-        ((found,),) = await _listed(handler, [listing.SLICE_END], bounds)
-        slice_end = found["slice_end"]
-        self._slice_after = slice_end or 0
-        if slice_end is None:
-            return []
-        return await list_due(handler, listing.LIST_SLICE, after=bounds["after"], slice_end=slice_end)
+        ((found,),) = await _listed(handler, [listing.SLICE_END], bounds, LIST_TIMEOUT_SECONDS)
+        if (end := found["slice_end"]) is not None:
+            slice_of_all = list_due(handler, listing.LIST_SLICE, after=self._slice_after, slice_end=end)
+            await self._recover("slice", handler, await self._look(slice_of_all))
+        self._slice_after = end or 0
 
     async def _recover(self, what: str, handler: Handler, leads: Sequence[DueLead]) -> bool:
         """Work the list to its end, or to the batch in which we are closed; tell whether anything was settled."""
@@ -198,6 +223,10 @@ class Sweeper:
             log_recoveries(batch, level="debug")  # they may be a million
             summary.add(batch.recoveries)
             busy += len(batch.busy)
+            self._progressed()
+            if batch.busy and not all(lead.has_event for lead in part):
+                # What no event tells of would only be found when all are looked at again.
+                await handler.ask(batch.busy, Asked.BY_SWEEP)
             for recovery in batch.recoveries:
                 if recovery.retry_seconds is not None:
                     self.wake(recovery.retry_seconds)
@@ -205,7 +234,8 @@ class Sweeper:
             self.wake()
         self.outcomes.update(summary.outcomes)
         if leads:
-            log.info("sweep.finished", what=what, listed=len(leads), busy=busy, **dict(summary.outcomes))
+            tell = log.info if summary.outcomes else log.debug  # what somebody holds is seen every second
+            tell("sweep.finished", what=what, listed=len(leads), busy=busy, **dict(summary.outcomes))
         return bool(summary.outcomes)
 
 

@@ -58,7 +58,7 @@ class Watchdog:
         return TICK_SECONDS if allowed is None else min(TICK_SECONDS, allowed / 3)
 
     def _report(self) -> None:
-        overdue = [role.name for role in self._roles if role.heartbeat.is_overdue]
+        overdue = [role.name for role in self._roles if role.is_overdue]
         if overdue != self._overdue:
             log.error("role.overdue", roles=overdue) if overdue else log.info("role.back", roles=self._overdue)
             self._overdue = overdue
@@ -66,5 +66,5 @@ class Watchdog:
         if overdue:
             return
         self._manager.tell(watchdog=1)
-        if self._awaited:
-            self._manager.tell(extend_timeout_usec=EXTENSION_MICROSECONDS)
+        # Again and again: one may have been lost.
+        self._manager.tell(**({"extend_timeout_usec": EXTENSION_MICROSECONDS} if self._awaited else {"ready": 1}))

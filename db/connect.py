@@ -136,6 +136,8 @@ def _require_sense(parts: Mapping[str, Any]) -> None:
     hosts = str(parts.get("host") or parts.get("hostaddr") or "").split(",")
     if len(ports) not in {1, len(hosts)}:
         raise ValueError
+    for host in hosts:
+        host.encode("idna")  # what it refuses, asyncio would refuse; UnicodeError is a ValueError
     for port in filter(None, ports):
         if not 0 < int(port) < 1 << 16:
             raise ValueError
@@ -161,7 +163,7 @@ WHERE_WE_ARE: LiteralString = """
 SELECT
     pg_backend_pid() AS backend_pid,
     pg_is_in_recovery() AS is_standby,
-    pg_postmaster_start_time() AS started_at,
+    EXTRACT(EPOCH FROM pg_postmaster_start_time()) AS started_at,
     current_database() AS database
 """
 LOOK_SECONDS = 10
@@ -207,12 +209,15 @@ async def _look_around(connection: Connection, address: Address) -> None:
 def refusal(error: psycopg.OperationalError, address: Address) -> DatabaseError:
     """Tell what is final, a refusal or an address that cannot be, from an absence, which passes."""
     words = " ".join(str(error).split())
+    # One for each host, where there are several: only what all of them refuse is final.
+    failures = words.rsplit("All failures were:", 1)[-1].split(" - host: ")
+    refused = [failure for failure in failures if ACCESS_REFUSED.search(failure)]
     if option := OPTION_REFUSED.search(words):
         return InvalidAddress(f"{address.variable} gives a {option[option.lastindex or 0]} that libpq does not take")
-    if READ_ONLY.search(words):
+    if not refused and READ_ONLY.search(words):
         return ReadOnlyServer(_about_standby(address))
-    kind = AccessRefused if ACCESS_REFUSED.search(words) else Unreachable
-    return kind(f"cannot connect to {address}: {_reason(words)}")
+    kind = AccessRefused if len(refused) == len(failures) else Unreachable
+    return kind(f"cannot connect to {address}: {_reason(refused[0] if refused else words)}")
 
 
 def _reason(words: str) -> str:

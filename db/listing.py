@@ -6,6 +6,8 @@ from typing import LiteralString
 SET_UP_LISTING: LiteralString = """
 SELECT
     set_config('statement_timeout', %(statement_timeout_ms)s::text, true),
+    -- Over before anybody's deadlock_timeout: should our locks cross with somebody's, it is we who give way.
+    set_config('lock_timeout', '500ms', true),
     set_config('jit', 'off', true),
     set_config('plan_cache_mode', 'force_custom_plan', true)
 """

@@ -62,9 +62,9 @@ class Handler:
             batch += await self._recover_or_split(part, asked, self.lock_timeout_ms)
         return batch
 
-    async def ask(self, lead_ids: list[str]) -> None:
-        """Make events of an operator's wish, for whoever sweeps next."""
-        await self._together([queries.ENQUEUE_ASKED], lead_ids=lead_ids)
+    async def ask(self, lead_ids: list[str], asked: Asked) -> None:
+        """Make events of the wish, for whoever sweeps next."""
+        await self._together([asked.value], lead_ids=lead_ids)
 
     async def _recover_or_split(self, lead_ids: list[str], asked: Asked | None, lock_timeout_ms: int) -> Batch:
         try:

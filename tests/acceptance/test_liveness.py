@@ -227,23 +227,22 @@ class TestBeingAskedTwice:
         assert database.events() == [(slow, "matching_job")]
 
 
-def test_a_role_that_dies_takes_the_process_with_it_and_is_named(database: Database) -> None:
-    """A defect, here of the schema: an event that has no time."""
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_role_that_dies_takes_the_process_with_it_and_is_named(database: Database, log_format: str) -> None:
+    """A defect, here of the schema: an event that has no time. What variables hold is not for the log."""
     definition = database.value("SELECT pg_get_viewdef('ops.v_cabinet_recovery_pending'::regclass)")
     database.connection.execute(
         "CREATE OR REPLACE VIEW ops.v_cabinet_recovery_pending AS SELECT lead_id, events, "
         f"NULL::timestamptz AS requested_at, parked_at, next_attempt_at, is_due FROM ({definition.rstrip(';')}) AS told"
     )
+    match(database, unmatched_leads(database, "any", 1))
 
-    with Daemon(database.url, **QUIET) as daemon:
-        daemon.wait_for("listener.proved")
-        match(database, unmatched_leads(database, "any", 1))
-
+    with Daemon(f"{database.url} password=Geheim77", **QUIET, log_format=log_format) as daemon:
         assert daemon.end() == 1
 
-        assert daemon.wait_for("role.died")["role"] == "worker"
-        assert daemon.plain_lines[-1].startswith("consumer: the worker died: ")
-        assert database.url not in daemon.log
+        assert daemon.plain_lines[-1].startswith("consumer: the sweeper died: ")
+        assert "role.died" in daemon.log
+        assert "Geheim77" not in daemon.log
 
 
 def test_a_missing_right_is_told_of_with_what_mends_it(database: Database) -> None:
@@ -258,6 +257,27 @@ def test_a_missing_right_is_told_of_with_what_mends_it(database: Database) -> No
             assert "db/service_role.sql" in line
     finally:
         database.run("DROP ROLE stranger_to_us")
+
+
+def test_the_server_s_date_style_does_not_matter(database: Database) -> None:
+    with Daemon(f"{database.url} options='-c datestyle=SQL,DMY'", **QUIET) as daemon:
+        daemon.wait_for("listener.proved")
+        daemon.wait_for_leads(matched_one_by_one(database, "dated", 2))
+        assert daemon.stop() == 0
+
+
+def test_a_lead_that_was_held_while_all_were_looked_at_is_not_forgotten(database: Database) -> None:
+    """Nothing but its state told of it, and all leads are looked at only once."""
+    held = database.lead(matched_to=(person := database.person()))
+    database.run("DELETE FROM ops.cabinet_recovery_outbox")
+    database.origin(person, tag="migration")
+
+    with psycopg.connect(database.url) as holder, Daemon(database.url, **QUIET) as daemon:
+        holder.execute("SELECT FROM canon.identity_origin FOR UPDATE")
+        daemon.wait_for("sweep.finished", what="everything", busy=1)
+        holder.rollback()
+        eventually(lambda: database.audit_of(held))
+        assert daemon.stop() == 0
 
 
 class TestTheLogLevel:
