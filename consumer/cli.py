@@ -104,9 +104,10 @@ def run() -> None:
 
     from consumer.service import Service
 
-    loop, status = asyncio.new_event_loop(), ExitCode.DONE
+    service = Service(load_settings())
+    status = ExitCode.DONE
     try:
-        loop.run_until_complete(Service(load_settings()).run())
+        asyncio.new_event_loop().run_until_complete(service.run())
     except Exception as error:  # noqa: BLE001 # as in main, which it does not reach
         status = _tell(error)
     # Neither asyncio.run nor a return: both wait for a name that is still being resolved, however long that takes.

@@ -23,7 +23,7 @@ def test_eight_consumers_of_which_half_are_killed_in_mid_batch(url: str) -> None
 
 
 def test_a_bulk_match_in_one_statement(url: str) -> None:
-    engine = Engine(url, leads=BULK + 5_000)
+    engine = Engine(url, leads=BULK + 30_000)
     with Trial(f"scale: {BULK} leads matched in one statement", url, engine=engine) as trial:
         trial.patience_seconds = BULK_TIMEOUT_SECONDS
         with trial.fault():
