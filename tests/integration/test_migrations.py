@@ -203,6 +203,8 @@ def dump(url: str) -> dict[str, str]:
         capture_output=True,
         text=True,
     ).stdout.split("--\n-- PostgreSQL database dump complete")[0]
+    # Debian's 15.20 marks each column with a number that is another one in each database.
+    text = re.sub(r"^ALTER TABLE ONLY .+ SET \(pg_attver=\d+\);\n+", "", text, flags=re.MULTILINE)
     _, *parts = re.split(
         r"^-- (?:Data for )?Name: (.+); Type: (.+); Schema: (.+); Owner: .*$", text, flags=re.MULTILINE
     )
