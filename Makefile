@@ -7,7 +7,7 @@ MINUTES ?= 20
 UV = $(shell command -v uv || echo .venv/bin/uv)
 STAMP = .venv/.ready
 
-.PHONY: help setup demo test chaos soak bench lint check format lock
+.PHONY: help setup demo test chaos soak scale bench lint check format lock
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -25,7 +25,7 @@ demo: setup ## See it work: a server, a fleet, a matching engine, the consumer (
 	@.venv/bin/consumer demo
 
 test: setup ## Run the tests that fit into four minutes
-	.venv/bin/pytest -n 2 -m "not slow and not systemd and not chaos"
+	.venv/bin/pytest -n 2 -m "not slow and not systemd and not chaos and not scale"
 
 chaos: setup ## Strike it with every fault there is, and print what they came to (8 min; FORM=short: 2 min)
 	@# Most of the time is waiting for faults to last. TABLE=docs/reliability.md puts the table there.
@@ -33,6 +33,9 @@ chaos: setup ## Strike it with every fault there is, and print what they came to
 
 soak: setup ## Run it under a steady load: nothing grows (20 min, or MINUTES=…)
 	SOAK_MINUTES=$(MINUTES) .venv/bin/pytest -s -m soak tests/chaos
+
+scale: setup ## Run what needs as many rows as a large site has (an hour)
+	.venv/bin/pytest -s -m scale
 
 bench: setup ## Measure speed and cost, each figure beside its floor (10 min; FORM=short: less, and off by two fails)
 	.venv/bin/python -m benchmarks $(if $(filter short,$(FORM)),--short)
@@ -45,7 +48,7 @@ lint: setup ## ruff, mypy --strict, import-linter, sqlfluff
 	.venv/bin/sqlfluff lint --disable-progress-bar db
 
 check: lint ## What CI runs: lint and every test
-	.venv/bin/pytest -n 2 -m "not alone and not systemd and not chaos"
+	.venv/bin/pytest -n 2 -m "not alone and not systemd and not chaos and not scale"
 	.venv/bin/pytest -s -m systemd
 	.venv/bin/pytest -s -m alone
 
