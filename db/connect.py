@@ -14,7 +14,7 @@ from psycopg.rows import dict_row
 
 from db.liveness import Heartbeat, deadline
 
-SCHEMA_REVISION = "0006"  # the migration that this code needs, or any later one
+SCHEMA_REVISION = "0007"  # the migration that this code needs, or any later one
 
 # What libpq itself refuses, before it looks for a server.
 OPTION_REFUSED = re.compile(

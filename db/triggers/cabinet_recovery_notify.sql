@@ -1,6 +1,7 @@
 -- cabinet_recovery_notify: ring for the leads of one statement, cheaply and without ever failing.
 --
--- Called by: the four trigger functions, in the matching engine's transaction
+-- Called by: the four trigger functions, in the matching engine's transaction, for statements of many leads; for few
+--            they do the same by themselves, which is faster
 -- Notifies:  cabinet_recovery, payload = lead_id; a single '' ("sweep soon") for more than 200 leads, and in place
 --            of an id that is no valid payload
 -- Silent:    in mode 'off' (a two-phase commit cannot NOTIFY), and while the server's queue is more than half full
