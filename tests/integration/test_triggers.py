@@ -1,13 +1,10 @@
 """A match becomes an event and a notification, at no risk and little cost to whoever matched."""
 
 import secrets
-import statistics
-import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from typing import Any
 
 import psycopg
 import pytest
@@ -575,75 +572,3 @@ def waits_for_table(database: Database) -> bool:
             "(SELECT oid FROM pg_database WHERE datname = current_database())"
         )
     )
-
-
-INSERT_LINKS = """
-    INSERT INTO canon.identity_links (person_key, source_table, source_pk, snapshot_date, match_rule, match_score,
-        confidence_level)
-    SELECT %(person)s, 'module_ct_cabinet_leads', 'lead-' || number, now(), 'phone_exact', 90, 'HIGH'
-    FROM generate_series(%(first)s::integer, %(last)s::integer) AS number
-"""
-UPDATE_LINKS = """
-    UPDATE canon.identity_links SET person_key = %(person)s, linked_at = now()
-    WHERE id BETWEEN %(first)s::integer AND %(last)s::integer
-"""
-INSERT_MANY_JOBS = """
-    INSERT INTO ops.identity_matching_jobs (source_type, source_id, status, matched_person_key)
-    SELECT 'cabinet', 'lead-' || number, 'matched', %(person)s
-    FROM generate_series(%(first)s::integer, %(last)s::integer) AS number
-"""
-UPDATE_JOBS = """
-    UPDATE ops.identity_matching_jobs
-    SET status = 'matched', matched_person_key = %(person)s, attempt_count = attempt_count + 1, updated_at = now()
-    WHERE id BETWEEN %(first)s::integer AND %(last)s::integer
-"""
-FILLED_BY = {UPDATE_LINKS: INSERT_LINKS, UPDATE_JOBS: INSERT_MANY_JOBS}
-
-
-class TestTheCost:
-    """Is a fraction of the statement's own, whatever went before it in the session."""
-
-    @pytest.mark.alone
-    @pytest.mark.slow
-    @pytest.mark.parametrize(
-        "statement",
-        [INSERT_LINKS, UPDATE_LINKS, INSERT_MANY_JOBS, UPDATE_JOBS],
-        ids=["links inserted", "links updated", "jobs inserted", "jobs updated"],
-    )
-    def test_of_100_000_rows_is_bounded(self, database: Database, statement: str) -> None:
-        # The aim is 0.5; twice as much leaves room for a noisy machine and none for a plan gone wrong.
-        assert measured_share(database, statement, rows=100_000) < 1
-
-
-def measured_share(database: Database, statement: str, rows: int) -> float:
-    """Return what the triggers add to a statement over so many rows, as a part of its time without them.
-
-    The median of three pairs of runs in one session, after one over two rows: plpgsql keeps the plan that it made
-    for those.
-    """
-    if statement in FILLED_BY:
-        database.connection.execute(FILLED_BY[statement], {"person": database.person(), "first": 1, "last": rows})
-        database.run("VACUUM ANALYZE")
-    with psycopg.connect(database.url) as engine:
-        engine.execute(statement, {"person": database.person(), "first": 1, "last": 2})
-        engine.commit()
-        run = {"person": database.person(), "first": 3, "last": rows}
-        seconds: dict[str, list[float]] = {"DISABLE": [], "ENABLE": []}
-        for word in ("DISABLE", "ENABLE", "ENABLE", "DISABLE", "DISABLE", "ENABLE"):
-            seconds[word].append(seconds_of(engine, word, statement, run))
-    pairs = list(zip(*seconds.values(), strict=True))
-    share = statistics.median(full / bare - 1 for bare, full in pairs)
-    print(f"+{share:.0%}:", "; ".join(f"{bare:.2f} s without, {full:.2f} s with triggers" for bare, full in pairs))
-    return share
-
-
-def seconds_of(engine: psycopg.Connection, word: str, statement: str, parameters: dict[str, Any]) -> float:
-    """Run the statement with the triggers switched so, measure it, and undo both."""
-    for table, names in TRIGGERS.items():
-        for name in names:
-            engine.execute(f"ALTER TABLE {table} {word} TRIGGER {name}")
-    started = time.monotonic()
-    engine.execute(statement, parameters)
-    seconds = time.monotonic() - started
-    engine.rollback()
-    return seconds
