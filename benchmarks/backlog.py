@@ -42,6 +42,11 @@ def measure(databases: Databases, *, short: bool) -> Iterator[Figure]:
     one = _drained(databases, leads)
     beside = f"plain statements {ceiling:,.0f}/s"
     yield Figure(f"backlog of {leads:,}, one consumer", one.rate, "leads/s", beside, one.rate / ceiling, least=0.45)
+    by_state = _drained(databases, leads, has_events=False)
+    yield Figure("the same, by state alone", by_state.rate, "leads/s", beside, by_state.rate / ceiling, least=0.45)
+    pair = _drained(databases, leads, consumers=2, has_events=False)
+    beside = f"one {by_state.rate:,.0f}/s"
+    yield Figure("by state, two consumers", pair.rate, "leads/s", beside, pair.rate / by_state.rate, 1.3)
     two = _drained(databases, leads, consumers=2)
     yield Figure("the same, two consumers", two.rate, "leads/s", f"one {one.rate:,.0f}/s", two.rate / one.rate, 1.3)
     pinned = _drained(databases, leads, with_old_snapshot=True)
@@ -69,9 +74,13 @@ def _plain_rate(databases: Databases, leads: int) -> float:
         return leads / (time.perf_counter() - started)
 
 
-def _drained(databases: Databases, leads: int, consumers: int = 1, *, with_old_snapshot: bool = False) -> Drain:
+def _drained(
+    databases: Databases, leads: int, consumers: int = 1, *, has_events: bool = True, with_old_snapshot: bool = False
+) -> Drain:
     with databases.fresh() as database, psycopg.connect(database.url) as elsewhere:
         load(database, leads)
+        if not has_events:
+            database.run("TRUNCATE ops.cabinet_recovery_outbox")
         if with_old_snapshot:
             elsewhere.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             elsewhere.execute("SELECT count(*) FROM canon.identity_links")

@@ -1,38 +1,49 @@
 """Recovery by hand, by cron or from Python: one pass over everything that is due, or over leads by name."""
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 
 import psycopg
 
 from consumer.connection import open_handler
+from consumer.due import Agenda, DueList
 from consumer.handlers.outcome import Batch, Outcome, Recovery, Summary
 from consumer.handlers.recover import Asked, Handler
+from consumer.interruption import Interruption
 from consumer.settings import Settings
-from consumer.sweeper import DueLead, in_batches, list_all, recover_batch
+from consumer.sweeper import list_all, recover_batch
+from consumer.throttle import Bounds, Throttle
 from db.connect import TableBusy
+from db.liveness import sever
 
 BUSY_ROUNDS = 5
 BUSY_PAUSE_SECONDS = 0.3
 LOOK_PAUSE_SECONDS, LOOK_ROUNDS = 0.2, 3000
+LIST_AT_ONCE = 1_000_000
 # While one's batch is on the server, the answer to the other's is read, and the next one asked.
 HANDLERS = 2
 
 Progress = Callable[[int, int], None]
 
 
-def backfill(settings: Settings, limit: int, on_progress: Progress = lambda _done, _total: None) -> Summary:
+def backfill(
+    settings: Settings,
+    limit: int,
+    on_progress: Progress = lambda _done, _total: None,
+    bounds: Bounds | None = None,
+    interruption: Interruption | None = None,
+) -> Summary:
     """Recover up to `limit` due leads, the most urgent first; `on_progress` is told (done, total) after each batch.
 
     A lead that another transaction holds is tried again a few times and then left, pending, to whoever sweeps next.
+    With an `interruption`, SIGINT and SIGTERM end it after the batches in hand; what it returns was done until then.
     Raises ValueError for a limit below 1, and db.connect.DatabaseError or psycopg.Error where the database fails:
     what was done until then stays done, and the next run goes on from there.
     """
     if limit < 1:
         raise ValueError(f"limit must be 1 or more, not {limit}")
-    return asyncio.run(_backfill(settings, limit, on_progress))
+    return asyncio.run(_backfill(_Backfill(settings, on_progress, bounds or Bounds(), interruption), limit))
 
 
 def reprocess(
@@ -46,28 +57,13 @@ def reprocess(
     return asyncio.run(_reprocess(settings, list(dict.fromkeys(lead_ids)), on_progress))
 
 
-async def _backfill(settings: Settings, limit: int, on_progress: Progress) -> Summary:
-    async with AsyncExitStack() as connections:
-        handlers = [await _opened(connections, settings) for _ in range(HANDLERS)]
-        summary, busy, done, total, moved = Summary(), list[str](), 0, 0, -1
-
-        def note(asked: int, batch: Batch) -> None:
-            nonlocal done
-            summary.add(batch.recoveries)
-            busy.extend(batch.busy)
-            done += asked
-            on_progress(done, total)
-
-        # A link that moves may free an origin that another lead waits for: then there is more than was listed.
-        while done < limit and moved < summary.writes["link", "move"]:
-            moved = summary.writes["link", "move"]
-            leads = await _list_patiently(handlers[0], limit - done)
-            total = done + len(leads)
-            on_progress(done, total)
-            await _work_side_by_side(handlers, deque(in_batches(leads, settings.batch_size)), note)
-            summary.add((await _recover_patiently(handlers[0], busy, Asked.BY_SWEEP)).recoveries)
-            busy.clear()
-        return summary
+async def _backfill(run: "_Backfill", limit: int) -> Summary:
+    async with AsyncExitStack() as stack:
+        if run.takes_signals:
+            stack.enter_context(run.interruption.heeded())
+        handlers = [await _opened(stack, run.settings) for _ in range(HANDLERS)]
+        await run.work(handlers, limit)
+    return run.summary
 
 
 async def _opened(connections: AsyncExitStack, settings: Settings) -> Handler:
@@ -76,7 +72,86 @@ async def _opened(connections: AsyncExitStack, settings: Settings) -> Handler:
     return handler
 
 
-async def _list_patiently(handler: Handler, limit: int) -> list[DueLead]:
+class _Backfill:
+    """One pass, and how far it has come."""
+
+    def __init__(
+        self, settings: Settings, on_progress: Progress, bounds: Bounds, interruption: Interruption | None
+    ) -> None:
+        self.settings = settings
+        self.summary = Summary()
+        self.takes_signals = interruption is not None
+        self.interruption = interruption or Interruption()
+        self._throttle = Throttle(bounds, self.interruption.rest)
+        self._on_progress = on_progress
+        self._busy: list[str] = []
+        self._done = self._total = 0
+
+    async def work(self, handlers: Sequence[Handler], limit: int) -> None:
+        goes_on = True
+        while goes_on and self._done < limit and not self.interruption.is_asked:
+            moved, settled = self.summary.writes["link", "move"], self.summary.outcomes.total()
+            leads = await self._list(handlers[0], min(limit - self._done, LIST_AT_ONCE))
+            self._total = self._done + len(leads)
+            self._on_progress(self._done, self._total)
+            await self._work_side_by_side(handlers, Agenda(leads, self._throttle.batch_size(self.settings.batch_size)))
+            await self._work_busy(handlers[0])
+            # A link that moves may free an origin that another lead waits for: then there is more than was listed.
+            goes_on = self.summary.writes["link", "move"] > moved or (
+                len(leads) == LIST_AT_ONCE and self.summary.outcomes.total() > settled
+            )
+
+    async def _list(self, handler: Handler, limit: int) -> DueList:
+        """List what is due; nothing, where we are asked to stop meanwhile: it may take minutes, and only reads."""
+        looking = asyncio.create_task(_list_patiently(handler, limit))
+        interrupted = asyncio.create_task(self.interruption.came())
+        await asyncio.wait({looking, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+        interrupted.cancel()
+        if looking.done():
+            return looking.result()
+        looking.cancel()
+        sever(handler.connection)
+        with suppress(psycopg.Error, asyncio.CancelledError):
+            await looking
+        return DueList()
+
+    async def _work_side_by_side(self, handlers: Sequence[Handler], agenda: Agenda) -> None:
+        """Have each handler take the next part whenever it is free.
+
+        Where one fails, the others end with the batch in hand, and then its error is raised.
+        """
+
+        async def work(handler: Handler) -> None:
+            try:
+                while part := agenda.take():
+                    await self._throttle.admit(handler, len(part))
+                    if self.interruption.is_asked:
+                        break
+                    batch = await recover_batch(handler, part)
+                    self._note(len(part), batch)
+                    # Another sweep is at work here: to follow on its heels would only be in its way.
+                    if 2 * len(batch.recoveries) < len(part):
+                        agenda.jump()
+            finally:
+                agenda.drop()
+
+        ended = await asyncio.gather(*map(work, handlers), return_exceptions=True)
+        for error in filter(None, ended):
+            raise error
+
+    def _note(self, asked: int, batch: Batch) -> None:
+        self.summary.add(batch.recoveries)
+        self._busy.extend(batch.busy)
+        self._done += asked
+        self._on_progress(self._done, self._total)
+
+    async def _work_busy(self, handler: Handler) -> None:
+        if not self.interruption.is_asked:
+            self.summary.add((await _recover_patiently(handler, self._busy, Asked.BY_SWEEP)).recoveries)
+        self._busy.clear()
+
+
+async def _list_patiently(handler: Handler, limit: int) -> DueList:
     # Polled: a session that waits inside a statement holds back the server's vacuum.
     for _ in range(LOOK_ROUNDS):
         with suppress(psycopg.errors.LockNotAvailable):
@@ -84,27 +159,6 @@ async def _list_patiently(handler: Handler, limit: int) -> list[DueLead]:
                 return leads
         await asyncio.sleep(LOOK_PAUSE_SECONDS)
     raise TableBusy("a table stayed locked, or somebody else looks at all leads all the while: try again later")
-
-
-async def _work_side_by_side(
-    handlers: Sequence[Handler], parts: deque[Sequence[DueLead]], note: Callable[[int, Batch], None]
-) -> None:
-    """Have each handler take the next part whenever it is free.
-
-    Where one fails, the others end with the batch in hand, and then its error is raised.
-    """
-
-    async def work(handler: Handler) -> None:
-        try:
-            while parts:
-                part = parts.popleft()
-                note(len(part), await recover_batch(handler, part))
-        finally:
-            parts.clear()
-
-    ended = await asyncio.gather(*map(work, handlers), return_exceptions=True)
-    for error in filter(None, ended):
-        raise error
 
 
 async def _reprocess(settings: Settings, lead_ids: list[str], on_progress: Progress) -> list[Recovery]:

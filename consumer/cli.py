@@ -120,24 +120,40 @@ def sweep(
     limit: Annotated[
         int, typer.Option(min=1, max=1_000_000_000, help="Leads at most; the most urgent come first.")
     ] = 10_000,
+    max_rate: Annotated[
+        float | None, typer.Option(min=0.1, metavar="LEADS_PER_SECOND", help="No faster than this, and evenly.")
+    ] = None,
+    max_replication_lag: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="SECONDS", help="Wait while a standby's replay is behind by more than this."),
+    ] = None,
+    max_active_sessions: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Wait while more of others' sessions are active than this.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Recover everything that is due, once.
 
     A backfill, or a job for cron. Due is what has a pending event, and what its state shows to be unrecovered,
     however old. Windows that are still open come first, the one that closes soonest leading. Safe to interrupt, to
-    repeat and to run beside the daemon.
+    repeat and to run beside the daemon: SIGINT or SIGTERM ends it after the batch in hand, a second one at once, and
+    the next run goes on from there. To wait for the server, the role needs pg_read_all_stats.
     """
     from consumer.backfill import backfill
+    from consumer.interruption import Interruption
     from consumer.report import progress_bar, show_summary
+    from consumer.throttle import Bounds
 
-    settings = load_settings()
+    settings, interruption = load_settings(), Interruption()
+    bounds = Bounds(max_rate, max_replication_lag, max_active_sessions)
     with progress_bar() as on_progress:
-        result = backfill(settings, limit, on_progress).as_job_result()
+        result = backfill(settings, limit, on_progress, bounds, interruption).as_job_result()
     if as_json:
         print(json.dumps(result))
     else:
         show_summary(result)
+    if interruption.number is not None:
+        _leave(f"stopped by {interruption.number.name}; the next sweep goes on from here", interruption.exit_code)
     raise typer.Exit(ExitCode.LEADS if result["errors"] else ExitCode.DONE)
 
 

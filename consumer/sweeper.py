@@ -4,7 +4,7 @@ import asyncio
 import math
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, LiteralString, TypeVar
@@ -12,6 +12,7 @@ from typing import Any, LiteralString, TypeVar
 import psycopg
 import structlog
 
+from consumer.due import DueLead, DueList
 from consumer.handlers.outcome import Batch, Outcome, Summary
 from consumer.handlers.recover import Asked, Handler
 from consumer.log import log_recoveries
@@ -24,45 +25,37 @@ log = structlog.get_logger(__name__)
 LOOK_TIMEOUT_SECONDS = 300  # at all leads
 LIST_TIMEOUT_SECONDS = 30  # of what has events, waits, or is in a slice
 LIST_LIMIT = 100_000
+WAITING_AT_ONCE = 10_000
 SHORTEST_PAUSE_SECONDS = 1.0
 
 Listed = TypeVar("Listed")
 
 
-@dataclass(frozen=True)
-class DueLead:
-    """A lead to be worked; without an event, it is due by its state alone."""
-
-    lead_id: str
-    has_event: bool
-
-
-async def list_due(handler: Handler, statement: LiteralString, **parameters: int) -> list[DueLead]:
+async def list_due(handler: Handler, statement: LiteralString, **parameters: int | str | None) -> DueList:
     """List due leads, open windows first: once, so that what is worked meanwhile cannot shift the order."""
     (rows,) = await _listed(handler, [statement], parameters, LIST_TIMEOUT_SECONDS)
-    return _due_leads(rows)
+    return DueList(rows)
 
 
-async def list_all(handler: Handler, limit: int) -> list[DueLead] | None:
+async def list_all(handler: Handler, limit: int) -> DueList | None:
     """List what is due by event or by state alone; None while somebody else is looking at all leads.
 
     That look is the one thing here whose cost grows with the table: one consumer at a time.
     """
     told, rows = await _listed(handler, [listing.LOOK_ALONE, listing.LIST_ALL], {"limit": limit}, LOOK_TIMEOUT_SECONDS)
-    return _due_leads(rows) if told[0]["is_alone"] else None
-
-
-def _due_leads(rows: list[dict[str, Any]]) -> list[DueLead]:
-    return [DueLead(row["lead_id"], row["has_event"]) for row in rows]
+    return DueList(rows) if told[0]["is_alone"] else None
 
 
 async def _listed(
-    handler: Handler, statements: Sequence[LiteralString], parameters: dict[str, int], timeout_seconds: int
+    handler: Handler,
+    statements: Sequence[LiteralString],
+    parameters: Mapping[str, int | str | None],
+    timeout_seconds: int,
 ) -> list[list[dict[str, Any]]]:
     _, *found = await run_together(
         handler.connection,
         [listing.SET_UP_LISTING, *statements],
-        parameters | {"statement_timeout_ms": 1000 * timeout_seconds},
+        {**parameters, "statement_timeout_ms": 1000 * timeout_seconds},
         timeout_seconds,
     )
     return found
@@ -105,6 +98,7 @@ class Sweeper:
         self._on_looked = on_looked
         self._is_degraded = is_degraded
         self._slice_after = 0
+        self._waiting_after: str | None = None
         self._slice_due = 0.0
         self._saw_every_lead = False
         self._wanted = asyncio.Event()
@@ -163,7 +157,7 @@ class Sweeper:
         if self._closing.is_set():
             return
         await self._sweep_list("events", handler, self._list_events)
-        await self._recover("waiting", handler, await self._look(list_due(handler, listing.LIST_WAITING)))
+        await self._sweep_waiting(handler)
         now = asyncio.get_running_loop().time()
         if self._saw_every_lead and now >= self._slice_due:
             self._slice_due = now + self._pace.interval_seconds * 0.9
@@ -175,10 +169,10 @@ class Sweeper:
         self._slice_due = asyncio.get_running_loop().time() + self._pace.interval_seconds * 0.9
         return self._saw_every_lead
 
-    async def _list_events(self, handler: Handler) -> list[DueLead]:
+    async def _list_events(self, handler: Handler) -> DueList:
         return await self._look(list_due(handler, listing.LIST_PENDING, limit=LIST_LIMIT))
 
-    async def _list_all(self, handler: Handler) -> list[DueLead] | None:
+    async def _list_all(self, handler: Handler) -> DueList | None:
         return await self._look(list_all(handler, LIST_LIMIT))
 
     async def _look(self, leads: Awaitable[Listed]) -> Listed:
@@ -190,7 +184,7 @@ class Sweeper:
             self.is_looking = False
 
     async def _sweep_list(
-        self, what: str, handler: Handler, list_leads: Callable[[Handler], Awaitable[list[DueLead] | None]]
+        self, what: str, handler: Handler, list_leads: Callable[[Handler], Awaitable[DueList | None]]
     ) -> bool:
         """List and recover until nothing new is listed; tell whether it came to that."""
         while (leads := await list_leads(handler)) is not None:
@@ -203,6 +197,15 @@ class Sweeper:
             if not progressed:
                 return False
         return False
+
+    async def _sweep_waiting(self, handler: Handler) -> None:
+        """Look at what waits: at all of it, unless that is so much that it has to be done in turn."""
+        bounds = {"after": self._waiting_after, "size": WAITING_AT_ONCE}
+        ((found,),) = await _listed(handler, [listing.WAITING_END], bounds, LIST_TIMEOUT_SECONDS)
+        if (end := found["slice_end"]) is not None:
+            waiting = list_due(handler, listing.LIST_WAITING, after=self._waiting_after, slice_end=end)
+            await self._recover("waiting", handler, await self._look(waiting))
+        self._waiting_after = end if found["leads"] == WAITING_AT_ONCE else None
 
     async def _sweep_slice(self, handler: Handler) -> None:
         bounds = {"after": self._slice_after, "size": self._pace.slice_size}

@@ -51,17 +51,23 @@ WHERE decision.lead_id = ANY(%(lead_ids)s::text[])
     )) IS NOT TRUE
 """
 
-# Here the event more is the point: it makes a lead due that had failed.
+# Here the event more is the point: it makes a lead due that had failed, one that is gone by now as well. What is
+# neither a lead nor has an event leaves no trace.
 ENQUEUE_ASKED: LiteralString = """
 INSERT INTO ops.cabinet_recovery_outbox (lead_id, source)
 SELECT lead_id, 'operator'
 FROM ops.v_cabinet_recovery_identity
 WHERE lead_id = ANY(%(lead_ids)s::text[])
+UNION
+SELECT lead_id, 'operator'
+FROM ops.cabinet_recovery_outbox
+WHERE lead_id = ANY(%(lead_ids)s::text[])
 """
 
 # A lead is claimed only with all its events that can be seen: with fewer, another handler is at work on it, perhaps
-# with an older view of the world, and would write last. `own` keeps our writes from firing our triggers: only the
-# transaction with this id can carry it.
+# with an older view of the world, and would write last. A sweep claims a lead that has none by its state alone:
+# RESOLVE, which decides for every lead anyhow, says whether there is anything to do. `own` keeps our writes from firing
+# our triggers: only the transaction with this id can carry it.
 CLAIM: LiteralString = """
 WITH pending AS MATERIALIZED (
     SELECT lead_id, events, requested_at
@@ -84,6 +90,12 @@ claim AS MATERIALIZED (
     FROM locked
     GROUP BY lead_id
     HAVING ((lead_id, count(*)) IN (SELECT lead_id, events FROM pending)) IS TRUE
+    UNION ALL
+    SELECT lead_id, '{}', NULL
+    FROM unnest(%(lead_ids)s::text[]) AS swept (lead_id)
+    WHERE %(by_state)s AND (lead_id IN (
+        SELECT lead_id FROM ops.cabinet_recovery_outbox WHERE lead_id = ANY(%(lead_ids)s::text[])
+    )) IS NOT TRUE
 )
 SELECT
     set_config('cabinet_recovery.claim', (SELECT COALESCE(json_agg(claim), '[]') FROM claim)::text, true),
@@ -91,7 +103,7 @@ SELECT
         set_config('cabinet_recovery.own', pg_current_xact_id()::text, true)
     END,
     ARRAY(SELECT lead_id FROM pending WHERE lead_id NOT IN (SELECT lead_id FROM claim)) AS busy,
-    (SELECT json_object_agg(lead_id, EXTRACT(EPOCH FROM requested_at)) FROM pending) AS requested_at
+    (SELECT COALESCE(json_object_agg(lead_id, EXTRACT(EPOCH FROM requested_at)), '{}') FROM pending) AS requested_at
 """
 
 # The decision is the view's; here it is carried out. Each write over a row carries the version of it that the decision
@@ -100,7 +112,7 @@ SELECT
 # up: a join is at the mercy of what the planner believes of an outbox that was empty when it was analysed.
 RESOLVE: LiteralString = """
 WITH claimed AS MATERIALIZED (
-    SELECT *
+    SELECT *, event_ids = '{}' AS by_state
     FROM json_to_recordset(current_setting('cabinet_recovery.claim')::json)
         AS claim (lead_id text, event_ids bigint[], newest_match text)
 ),
@@ -111,6 +123,7 @@ decided AS MATERIALIZED (
         origin_version
     FROM ops.v_cabinet_recovery_decision
     WHERE lead_id = ANY(ARRAY(SELECT lead_id FROM claimed))
+        AND (is_due OR (lead_id IN (SELECT lead_id FROM claimed WHERE by_state)) IS NOT TRUE)
 ),
 linked AS (
     INSERT INTO canon.identity_links AS link (
@@ -233,7 +246,7 @@ resolved AS MATERIALIZED (
         lead_id, NULL, NULL, COALESCE(newest_match = 'matching_job', false), NULL, NULL,
         'unknown_lead', 'no such lead yet'
     FROM claimed
-    WHERE (lead_id IN (SELECT lead_id FROM decided)) IS NOT TRUE
+    WHERE (lead_id IN (SELECT lead_id FROM decided)) IS NOT TRUE AND NOT by_state
 ),
 audited AS (
     INSERT INTO ops.cabinet_lead_recovery_audit AS audit (

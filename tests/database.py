@@ -203,6 +203,17 @@ class Database:
 
         return by_lead(asyncio.run(recover()).recoveries)
 
+    def sweep_waiting(self) -> list[str]:
+        """The leads that the daemon's sweeps would look at again and work, of those that wait."""
+
+        async def list_waiting() -> list[str]:
+            handler = await open_handler(self.settings(), "test")
+            async with handler.connection:
+                leads = await list_due(handler, listing.LIST_WAITING, after=None, slice_end="\U0010ffff")
+                return [lead.lead_id for lead in leads]
+
+        return asyncio.run(list_waiting())
+
     def sweep(self, limit: int = 10_000, **changes: str) -> Summary:
         """What `consumer sweep` does."""
         return backfill.backfill(self.settings(**changes), limit)

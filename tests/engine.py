@@ -220,7 +220,8 @@ def held_handler(
 
     It is rolled back where the block ended it itself.
     """
-    parameters = {"lead_ids": list(lead_ids), "lock_timeout_ms": 100, "statement_timeout_ms": 30_000, "is_alone": True}
+    parameters = {"lead_ids": list(lead_ids), "lock_timeout_ms": 100, "statement_timeout_ms": 30_000}
+    parameters |= {"is_alone": True, "by_state": False}
     with psycopg.connect(database.url, row_factory=dict_row, application_name="held handler") as connection:
         for statement in (queries.SET_UP_BATCH, *statements):
             connection.execute(statement, parameters)

@@ -1,5 +1,6 @@
 """A backfill of 100,000 leads, beside the same effects by the fewest statements that PostgreSQL needs."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -9,6 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from consumer.connection import open_handler
+from consumer.due import Agenda, DueLead, DueList
+from consumer.sweeper import list_due
+from db import listing
 from tests.database import Database
 from tests.servers import TemplateDatabase
 
@@ -79,6 +84,43 @@ def other_database(template: TemplateDatabase) -> Iterator[Database]:
     yield found
     found.close()
     template.drop(url)
+
+
+def test_a_list_of_any_length_comes_in_its_order(database: Database) -> None:
+    load(database, 1_201)
+    database.run("DELETE FROM ops.cabinet_recovery_outbox WHERE right(lead_id, 1) = '7'")
+    expected = [
+        (row["lead_id"], row["lead_id"][-1] != "7")
+        for row in database.run(
+            "SELECT lead_id FROM ops.v_cabinet_recovery_identity ORDER BY "
+            "CASE WHEN window_ends_at >= now() THEN window_ends_at END NULLS LAST, window_ends_at DESC, lead_id"
+        )
+    ]
+
+    async def listed() -> DueList:
+        handler = await open_handler(database.settings(), "test")
+        async with handler.connection:
+            return await list_due(handler, listing.LIST_ALL, limit=1_200)
+
+    leads = asyncio.run(listed())
+
+    assert [(lead.lead_id, lead.has_event) for lead in leads] == expected[:1_200]
+    assert leads[498:1_003] == list(leads)[498:1_003]
+    assert leads[999] == list(leads)[999]
+    assert leads[1_190:2_000] == list(leads)[1_190:]
+
+
+def test_an_agenda_comes_to_every_lead_once_wherever_it_jumps() -> None:
+    leads = [DueLead(str(n), has_event=True) for n in range(1_000)]
+    agenda, seen = Agenda(leads, 30), list[DueLead]()
+
+    while part := agenda.take():
+        seen.extend(part)
+        if len(seen) % 70 < 30:
+            agenda.jump()
+
+    assert seen != leads
+    assert sorted(seen, key=lambda lead: int(lead.lead_id)) == leads
 
 
 @pytest.mark.alone

@@ -22,9 +22,10 @@ from hypothesis.stateful import (
 )
 
 from consumer.connection import open_handler
+from consumer.due import DueLead
 from consumer.handlers.outcome import Batch, Recovery
 from consumer.handlers.recover import Asked
-from consumer.sweeper import DueLead, in_batches, list_due, recover_batch
+from consumer.sweeper import in_batches, list_due, recover_batch
 from db import listing
 from tests.database import TABLES, Database
 from tests.model import Audit, Lead, Link, Model, Noted, Origin, Result, Time
@@ -144,8 +145,8 @@ class Server:
     def recover(self, lead_ids: Sequence[str], asked: Asked | None = None) -> Batch:
         return self._runner.run(self.handler.recover(lead_ids, asked))
 
-    def list_due(self, statement: LiteralString, **parameters: int) -> list[DueLead]:
-        return self._runner.run(list_due(self.handler, statement, **parameters))
+    def list_due(self, statement: LiteralString, **parameters: int | str | None) -> list[DueLead]:
+        return list(self._runner.run(list_due(self.handler, statement, **parameters)))
 
     def recover_batch(self, leads: Sequence[DueLead]) -> Batch:
         return self._runner.run(recover_batch(self.handler, leads))
@@ -385,7 +386,9 @@ class RecoveryMachine(RuleBasedStateMachine):
         lists = {
             "everything": self.server.list_due(listing.LIST_ALL, limit=100),
             "events": self.server.list_due(listing.LIST_PENDING, limit=100),
-            "waiting": sorted(self.server.list_due(listing.LIST_WAITING), key=attrgetter("lead_id")),
+            "waiting": sorted(
+                self.server.list_due(listing.LIST_WAITING, after=None, slice_end="zzz"), key=attrgetter("lead_id")
+            ),
         }
         assert {what: [lead.lead_id for lead in leads] for what, leads in lists.items()} == expected
         return lists

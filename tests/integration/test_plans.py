@@ -21,6 +21,7 @@ PARAMETERS: dict[str, Any] = {
     "lock_timeout_ms": 100,
     "statement_timeout_ms": 10_000,
     "is_alone": False,
+    "by_state": True,
     "starts_over": False,
     "max_attempts": 10,
 }
