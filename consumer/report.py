@@ -73,7 +73,7 @@ def show_status(status: "Status") -> None:
 def show_parked(leads: Sequence["ParkedLead"], total: int) -> None:
     table = Table("lead", "parked at", "attempts", "error", box=None, pad_edge=False)
     for one in leads:
-        error = f"{one.sqlstate or ''} {one.message or ''}".strip()
+        error = f"{one.sqlstate or ''} {one.message or ''}".strip() + ("; the lead is gone" if one.is_gone else "")
         table.add_row(shortened(one.lead_id), f"{one.parked_at:%Y-%m-%d %H:%M:%S %Z}", str(one.attempts), error)
     _show(table)
     Console(stderr=True).print(f"{len(leads)} of {total} parked leads", highlight=False)

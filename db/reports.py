@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from db.tables import decision, exception, impact, pending
+from db.tables import decision, exception, identity, impact, pending
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Status:
 
 @dataclass(frozen=True)
 class ParkedLead:
-    """A lead that was given up, and what the database said of it last."""
+    """A lead that was given up, and what the database said of it last; `is_gone` where the host deleted it since."""
 
     lead_id: str
     parked_at: datetime
@@ -32,6 +32,7 @@ class ParkedLead:
     attempts: int
     sqlstate: str | None
     message: str | None
+    is_gone: bool
 
 
 _IS_PARKED = sa.and_(exception.c.parked_at.is_not(None), exception.c.resolved_at.is_(None))
@@ -39,10 +40,18 @@ _IS_PARKED = sa.and_(exception.c.parked_at.is_not(None), exception.c.resolved_at
 
 def list_parked(engine: sa.Engine, limit: int) -> list[ParkedLead]:
     """The parked leads, the latest first."""
-    columns = [exception.c[name] for name in ParkedLead.__dataclass_fields__]
-    latest = sa.select(*columns).where(_IS_PARKED).order_by(exception.c.parked_at.desc(), exception.c.lead_id)
+    columns: list[sa.ColumnElement[Any]] = [
+        exception.c[name] for name in ParkedLead.__dataclass_fields__ if name != "is_gone"
+    ]
+    # Each looked up by its key: LIMIT keeps the planner from looking at all leads at once.
+    lead = sa.select(identity.c.lead_pk).where(identity.c.lead_id == exception.c.lead_id).limit(1).scalar_subquery()
+    latest = (
+        sa.select(*columns, lead.is_(None).label("is_gone"))
+        .where(_IS_PARKED)
+        .order_by(exception.c.parked_at.desc(), exception.c.lead_id)
+    )
     with engine.connect() as connection:
-        return [ParkedLead(*row) for row in connection.execute(latest.limit(limit))]
+        return [ParkedLead(**row) for row in connection.execute(latest.limit(limit)).mappings()]
 
 
 def count_parked(engine: sa.Engine) -> int:

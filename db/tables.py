@@ -73,6 +73,13 @@ impact = sa.table(
     schema="ops",
 )
 
+identity = sa.table(
+    "v_cabinet_recovery_identity",
+    sa.column("lead_pk", sa.BigInteger),
+    sa.column("lead_id", sa.Text),
+    schema="ops",
+)
+
 decision = sa.table(
     "v_cabinet_recovery_decision",
     sa.column("lead_id", sa.Text),
