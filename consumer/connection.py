@@ -1,5 +1,7 @@
 """How the program opens a connection to do its work on."""
 
+from collections.abc import Callable
+
 from consumer.handlers.recover import Handler
 from consumer.settings import Settings
 from db.connect import Address, Connection, connect, require_schema
@@ -17,10 +19,10 @@ async def open_connection(address: Address, role: str, heartbeat: Heartbeat | No
     return connection
 
 
-def handler_on(connection: Connection, settings: Settings) -> Handler:
+def handler_on(connection: Connection, settings: Settings, make: Callable[..., Handler] = Handler) -> Handler:
     # Behind a pooler, what another session listens to may arrive here; without a handler psycopg would keep it all.
     connection.add_notify_handler(lambda _notification: None)
-    return Handler(
+    return make(
         connection,
         lock_timeout_ms=settings.lock_timeout_ms,
         statement_timeout_seconds=settings.statement_timeout_seconds,

@@ -1,6 +1,7 @@
 """How a role of the daemon lives: connect, work, lose the connection, pause, connect again."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -43,6 +44,8 @@ class Role:
     def __init__(self, name: str, use: Use, place: Place, outage: Outage, *, holds_work: bool = True) -> None:
         self.name = name
         self.heartbeat = Heartbeat()
+        self.connections = 0
+        self._progressed_at: float | None = None
         self._use = use
         self._address = place.address
         self._outage = outage
@@ -67,6 +70,11 @@ class Role:
     @property
     def is_overdue(self) -> bool:
         return self.heartbeat.is_overdue and not self._is_closing
+
+    @property
+    def progress_age_seconds(self) -> float | None:
+        """How long ago it last made progress; None before it ever did."""
+        return None if self._progressed_at is None else time.monotonic() - self._progressed_at
 
     def sever(self) -> None:
         """Give up what is in hand: to cancel, psycopg would ask the server, which may be what hangs."""
@@ -107,6 +115,7 @@ class Role:
         except TimeoutError:
             raise Unreachable(f"no connection to {self._address} within {OPEN_SECONDS:.0f} s") from None
         self._connected_at = asyncio.get_running_loop().time()
+        self.connections += 1
         self.heartbeat.expect(0)
         try:
             await self._use(self._connection, self._progressed)
@@ -116,5 +125,6 @@ class Role:
             self._connection = None
 
     def _progressed(self) -> None:
+        self._progressed_at = time.monotonic()
         self._backoff.reset()
         self._outage.end(self.name)

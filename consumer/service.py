@@ -4,12 +4,14 @@ import asyncio
 import signal
 from collections import Counter
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import structlog
 
 from consumer.connection import handler_on
 from consumer.errors import Aborted
 from consumer.handlers.outcome import Outcome
+from consumer.handlers.recover import Handler
 from consumer.inbox import Inbox
 from consumer.listener import Listener
 from consumer.log import reread_level
@@ -23,6 +25,9 @@ from consumer.systemd import ServiceManager
 from consumer.watchdog import Watchdog
 from consumer.worker import Worker
 from db.connect import Connection
+
+if TYPE_CHECKING:
+    from consumer.monitor import Monitor
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +67,7 @@ class Service:
         self._worker = Worker(self._inbox, settings.batch_size, self._sweeper.wake)
         self._roles = self._make_roles()
         self._watchdog = Watchdog(self._manager, self._roles, self._describe)
+        self._monitor = self._make_monitor()
 
     def _is_degraded(self) -> bool:
         """Whether a match may go unheard or, heard, wait for a worker."""
@@ -79,22 +85,35 @@ class Service:
             Role("prober", self._probe, place, outage, holds_work=False),
         ]
 
+    def _make_monitor(self) -> "Monitor | None":
+        if self._settings.metrics_address is None:
+            return None
+        from consumer.monitor import Monitor  # noqa: PLC0415 # what nobody asked for takes no memory
+
+        return Monitor(self._settings, self._roles, self._proof, self._watchdog)
+
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT; the batch in hand is finished first.
 
-        Raises consumer.errors.Aborted where that takes too long, or at a second signal,
-        db.connect.DatabaseError where the database refuses us for good, and consumer.role.RoleDied.
+        Raises consumer.errors.Aborted where that takes too long, or at a second signal, consumer.errors.SettingsError
+        where the metrics' address cannot be served, db.connect.DatabaseError where the database refuses us for good,
+        and consumer.role.RoleDied.
         """
         log.info("service.started", database=str(self._settings.database))
         self._take_signals()
+        if self._monitor is not None:
+            await self._monitor.open()
         async with asyncio.TaskGroup() as group:
-            watching = group.create_task(self._watchdog.run(), name="watchdog")
+            watching = [group.create_task(self._watchdog.run(), name="watchdog")]
+            if self._monitor is not None:
+                watching.append(group.create_task(self._monitor.run(), name="monitor"))
             tasks = [role.start(group) for role in self._roles]
             await self._stopping.wait()
             try:
                 await self._stop(tasks)
             finally:
-                watching.cancel()
+                for task in watching:
+                    task.cancel()
         log.info("service.stopped", **self._counts())
 
     def _take_signals(self) -> None:
@@ -143,12 +162,15 @@ class Service:
         # Without a batch to prove it, that it stands for a while is progress enough; to connect is none.
         stands = asyncio.get_running_loop().call_later(STANDS_SECONDS, progress)
         try:
-            await self._worker.use(handler_on(connection, self._settings), progress)
+            await self._worker.use(self._handler_on(connection), progress)
         finally:
             stands.cancel()
 
     async def _sweep(self, connection: Connection, progress: Callable[[], None]) -> None:
-        await self._sweeper.use(handler_on(connection, self._settings), progress)
+        await self._sweeper.use(self._handler_on(connection), progress)
+
+    def _handler_on(self, connection: Connection) -> Handler:
+        return handler_on(connection, self._settings, self._monitor.handler if self._monitor else Handler)
 
     async def _probe(self, connection: Connection, progress: Callable[[], None]) -> None:
         await self._prober.use(connection, progress)

@@ -1,10 +1,11 @@
 """Settings: from the environment, checked once, documented where they are defined."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from consumer.errors import SettingsError
 
@@ -15,6 +16,23 @@ PREFIX = "CABINET_RECOVERY_"
 LISTENER_VARIABLE = PREFIX + "LISTENER_DATABASE_URL"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("auto", "json", "console")
+LOOPBACK = "127.0.0.1"
+ENDPOINT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]*)):([0-9]{1,5})")
+
+
+class Endpoint(NamedTuple):
+    """Where something is served; port 0 is any that is free."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Endpoint | None":
+        """Take host:port, [IPv6 address]:port or :port, which is on loopback; None where it is none of these."""
+        found = ENDPOINT.fullmatch(text)
+        if found is None or int(found[3]) >= 1 << 16:
+            return None
+        return cls(found[1] or found[2] or LOOPBACK, int(found[3]))
 
 
 def _number(default: int, what: str, least: int, most: int) -> Any:
@@ -60,6 +78,11 @@ class Settings:
     log_level: str = _choice("info", "what is logged", LOG_LEVELS)
     log_level_file: str = _path("a file that, where there is one, names the level instead; SIGHUP rereads it")
     log_format: str = _choice("auto", "auto: console on a terminal, else json", LOG_FORMATS)
+    metrics_address: Endpoint | None = field(
+        default=None,
+        metadata={"help": "where the daemon serves /metrics, /livez and /readyz; nowhere unless set", "endpoint": True},
+    )
+    metrics_interval_seconds: int = _number(15, "between two looks of the metrics at the database", 1, 3_600)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
@@ -114,13 +137,20 @@ def allowed(setting: Field[Any]) -> str:
         return ", ".join(setting.metadata["choices"])
     if "path" in setting.metadata:
         return "a path"
+    if "endpoint" in setting.metadata:
+        return "host:port, or :port on loopback"
     return f"a whole number from {setting.metadata['least']} to {setting.metadata['most']}"
 
 
-def _checked(setting: Field[Any], text: str) -> int | str:
+def _checked(setting: Field[Any], text: str) -> int | str | Endpoint | None:
     if "path" in setting.metadata:
         return text
-    if "choices" in setting.metadata:
+    if "endpoint" in setting.metadata:
+        if not text:
+            return None
+        if endpoint := Endpoint.parse(text):
+            return endpoint
+    elif "choices" in setting.metadata:
         if text.lower() in setting.metadata["choices"]:
             return text.lower()
     elif text.isascii() and text.isdigit() and len(text) < 10:  # noqa: PLR2004 # more digits than any maximum

@@ -40,6 +40,10 @@ class Watchdog:
             self._manager.tell(ready=1)
             self._wanted.set()
 
+    def overdue(self) -> list[str]:
+        """The roles that owe their sign of life."""
+        return [role.name for role in self._roles if role.is_overdue]
+
     async def run(self) -> None:
         """Report until cancelled."""
         while True:
@@ -58,7 +62,7 @@ class Watchdog:
         return TICK_SECONDS if allowed is None else min(TICK_SECONDS, allowed / 3)
 
     def _report(self) -> None:
-        overdue = [role.name for role in self._roles if role.is_overdue]
+        overdue = self.overdue()
         if overdue != self._overdue:
             log.error("role.overdue", roles=overdue) if overdue else log.info("role.back", roles=self._overdue)
             self._overdue = overdue
