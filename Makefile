@@ -7,7 +7,7 @@ MINUTES ?= 20
 UV = $(shell command -v uv || echo .venv/bin/uv)
 STAMP = .venv/.ready
 
-.PHONY: help setup demo test chaos soak scale bench lint check format lock
+.PHONY: help setup demo test chaos soak scale bench lint check format docs lock
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -56,6 +56,9 @@ format: setup ## Format Python and SQL
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
 	.venv/bin/sqlfluff fix --disable-progress-bar db
+
+docs: setup ## Renew the tables of docs/reference.md, which are made from the code
+	.venv/bin/python docs/generate.py
 
 lock: setup ## Renew uv.lock
 	$(UV) lock
