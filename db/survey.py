@@ -15,24 +15,9 @@ SELECT
     set_config('jit', 'off', true)
 """
 
-# Counts stop at 1,000, of pending leads in the order of their ids, so that the key's order ends the look: how many more
-# there are does not matter. windows_closing looks at what was matched and is ours to recover: what has no event waits in
-# the exception table. The left joins of the identity view fall away, for nothing of theirs is asked for.
-SURVEY: LiteralString = """
-SELECT
-    set_config('statement_timeout', %(statement_timeout_ms)s::text, true),
-    set_config('lock_timeout', '100ms', true),
-    set_config('transaction_read_only', 'on', true),
-    set_config('enable_seqscan', 'off', true),
-    set_config('enable_hashagg', 'off', true),
-    set_config('enable_hashjoin', 'off', true),
-    set_config('enable_mergejoin', 'off', true),
-    set_config('jit', 'off', true)
-"""
-
-# Counts stop at 1,000 (of pending leads in the order of their ids, so that the key's order ends the look): how many
-# more there are does not matter. windows_closing looks at what was matched and is ours to recover: what has no event waits
-# in the exception table. The left joins of the identity view fall away, for nothing of theirs is asked for.
+# Counts stop at 1,000, of pending leads in the order of their ids, so that the key's order ends the look: how many
+# more there are does not matter. windows_closing looks at what was matched and is ours to recover: what has no event
+# waits in the exception table. The left joins of the identity view fall away, for nothing of theirs is asked for.
 SURVEY: LiteralString = """
 WITH pending AS MATERIALIZED (
     SELECT lead_id, requested_at
