@@ -10,10 +10,15 @@ from typing import Annotated, Literal
 
 import typer
 
+from consumer.cli_doctor import doctor
+from consumer.cli_impact import impact
 from consumer.cli_parked import parked
+from consumer.cli_rehearsal import DryRun, rehearse_reprocess, rehearse_sweep
+from consumer.cli_why import why
 from consumer.errors import ExitCode, exit_code_of, one_line
 from consumer.options import Json, load_settings, require_lead_ids
 from consumer.packages import require_own_packages
+from consumer.panels import DECIDE, LOOK, SET_UP, WORK, Panels
 from consumer.settings import Settings, allowed, is_address, variable_of
 
 # Heavy imports stand inside the commands: --help is to answer at once.
@@ -31,17 +36,32 @@ SETTINGS = "Settings, from the environment:\n\n\b\n" + "\n".join(
 
 app = typer.Typer(
     name="consumer",
+    cls=Panels,
     help="Recovers matched cabinet leads: link, origin and audit, within milliseconds of the match.",
     epilog=f"{EXIT_STATUS}\n\n{SETTINGS}",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,  # plain help needs a third of the time
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 triggers = typer.Typer(help="Switch the triggers that turn matches into events.", no_args_is_help=True)
-app.add_typer(triggers, name="triggers")
-app.add_typer(parked, name="parked")
+
+
+def _tell_version(wanted: bool) -> None:  # noqa: FBT001 # typer calls it so
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"consumer {version('cabinet-recovery')}")
+        raise typer.Exit
+
+
+@app.callback()
+def consumer(
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:
@@ -92,7 +112,7 @@ def _leave(text: str, status: ExitCode) -> None:
     raise SystemExit(status)
 
 
-@app.command()
+@app.command(rich_help_panel=WORK, epilog="Example: consumer run")
 def run() -> None:
     """Run the daemon: recover each lead as it is matched.
 
@@ -115,7 +135,7 @@ def run() -> None:
     os._exit(status)
 
 
-@app.command()
+@app.command(rich_help_panel=WORK, epilog="Example: consumer sweep --limit 1000")
 def sweep(
     limit: Annotated[
         int, typer.Option(min=1, max=1_000_000_000, help="Leads at most; the most urgent come first.")
@@ -130,6 +150,7 @@ def sweep(
     max_active_sessions: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Wait while more of others' sessions are active than this.")
     ] = None,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Recover everything that is due, once.
@@ -139,6 +160,10 @@ def sweep(
     repeat and to run beside the daemon: SIGINT or SIGTERM ends it after the batch in hand, a second one at once, and
     the next run goes on from there. To wait for the server, the role needs pg_read_all_stats.
     """
+    if dry_run:
+        rehearse_sweep(limit, as_json=as_json)
+        return
+
     from consumer.backfill import backfill
     from consumer.interruption import Interruption
     from consumer.report import progress_bar, show_summary
@@ -157,20 +182,25 @@ def sweep(
     raise typer.Exit(ExitCode.LEADS if result["errors"] else ExitCode.DONE)
 
 
-@app.command()
+@app.command(rich_help_panel=WORK, epilog="Example: consumer reprocess cab-004711 --dry-run")
 def reprocess(
     lead_ids: Annotated[list[str], typer.Argument(metavar="LEAD_ID…", help="Leads, by lead_id.")],
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Recover leads by name and say what happened and why.
 
     Parked ones start over. A lead_id is the lead's external_id or, where it has none, its id.
     """
+    require_lead_ids(lead_ids)
+    if dry_run:
+        rehearse_reprocess(lead_ids, as_json=as_json)
+        return
+
     from consumer.backfill import reprocess
     from consumer.handlers.outcome import PROCESSED, SKIPPED
     from consumer.report import shortened, show_recoveries
 
-    require_lead_ids(lead_ids)
     answers = reprocess(load_settings(), lead_ids)
     if as_json:
         print(json.dumps([asdict(answer) for answer in answers]))
@@ -182,7 +212,7 @@ def reprocess(
     raise typer.Exit(ExitCode.LEADS if undone else ExitCode.DONE)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK, epilog="Example: consumer status --json")
 def status(as_json: Json = False) -> None:
     """Show what is pending, what was not recovered, the impact."""
     from consumer.report import show_status
@@ -197,7 +227,7 @@ def status(as_json: Json = False) -> None:
         show_status(found)
 
 
-@app.command()
+@app.command(rich_help_panel=SET_UP, epilog="Example: consumer migrate")
 def migrate() -> None:
     """Bring the service's schema up to date.
 
@@ -211,7 +241,7 @@ def migrate() -> None:
     print("the schema is up to date", file=sys.stderr)
 
 
-@app.command()
+@app.command(rich_help_panel=SET_UP, epilog="Example: consumer demo --keep")
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Stay up afterwards, until Ctrl-C.")] = False,
 ) -> None:
@@ -224,7 +254,7 @@ def demo(
     demo(keep=keep)
 
 
-@triggers.command("status")
+@triggers.command("status", epilog="Example: consumer triggers status")
 def triggers_status(as_json: Json = False) -> None:
     """Show whether each trigger is enabled, disabled or missing."""
     from consumer.report import show_triggers
@@ -239,7 +269,7 @@ def triggers_status(as_json: Json = False) -> None:
         show_triggers(states)
 
 
-@triggers.command("enable")
+@triggers.command("enable", epilog="Example: consumer triggers enable")
 def triggers_enable() -> None:
     """Turn matches into events again.
 
@@ -248,7 +278,7 @@ def triggers_enable() -> None:
     _switch("ENABLE")
 
 
-@triggers.command("disable")
+@triggers.command("disable", epilog="Example: consumer triggers disable")
 def triggers_disable() -> None:
     """Stop turning matches into events.
 
@@ -268,3 +298,10 @@ def _switch(word: Literal["ENABLE", "DISABLE"]) -> None:
     if missing := ", ".join(one.name for one in states if one.state == "missing"):
         _leave(f"missing: {missing}; run its file in db/triggers as the table's owner", ExitCode.DATABASE)
     show_triggers(states)
+
+
+app.command(rich_help_panel=LOOK, epilog="Example: consumer impact --since 2026-01-01 --format csv")(impact)
+app.command(rich_help_panel=LOOK, epilog="Example: consumer why cab-004711")(why)
+app.command(rich_help_panel=LOOK, epilog="Example: consumer doctor")(doctor)
+app.add_typer(parked, name="parked", rich_help_panel=DECIDE)
+app.add_typer(triggers, name="triggers", rich_help_panel=DECIDE)

@@ -17,7 +17,7 @@ parked = typer.Typer(
 )
 
 
-@parked.command("list")
+@parked.command("list", epilog="Example: consumer parked list --limit 20")
 def list_parked(
     limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="Leads at most; the latest come first.")] = 100,
     as_json: Json = False,
@@ -35,7 +35,7 @@ def list_parked(
         show_parked(leads, total)
 
 
-@parked.command()
+@parked.command(epilog="Example: consumer parked show cab-004711")
 def show(
     lead_id: Annotated[str, typer.Argument(metavar="LEAD_ID")],
     as_json: Json = False,
@@ -56,7 +56,7 @@ def show(
         show_fields(shortened(lead_id), found)
 
 
-@parked.command()
+@parked.command(epilog="Example: consumer parked retry --all")
 def retry(
     lead_ids: Annotated[list[str] | None, typer.Argument(metavar="[LEAD_ID…]", help="Leads, by lead_id.")] = None,
     retry_all: Annotated[bool, typer.Option("--all", help="Every parked lead.")] = False,

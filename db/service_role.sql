@@ -58,6 +58,18 @@ ON ops.cabinet_lead_recovery_audit, ops.cabinet_recovery_exception TO cabinet_re
 -- UPDATE, because FOR UPDATE SKIP LOCKED asks for it.
 GRANT SELECT, INSERT, UPDATE, DELETE ON ops.cabinet_recovery_outbox TO cabinet_recovery_service;
 
+-- `consumer impact`, `why` and `doctor` tell when a lead was matched, and what its person's origin was before.
+GRANT SELECT (
+    source_type, source_id, status, matched_person_key, attempt_count, last_attempt_at, updated_at
+) ON ops.identity_matching_jobs TO cabinet_recovery_service;
+GRANT SELECT (
+    person_key, origin_tag_old, origin_source_id_old, resolution_status_old, origin_tag_new, origin_source_id_new,
+    resolution_status_new, changed_at
+) ON canon.identity_origin_history TO cabinet_recovery_service;
+GRANT SELECT (
+    business_time_zone, notify_mode
+) ON ops.cabinet_recovery_settings TO cabinet_recovery_service;
+
 GRANT SELECT ON
 ops.cabinet_recovery_alembic_version,
 ops.v_cabinet_recovery_identity,
