@@ -104,7 +104,7 @@ def read_impact(engine: sa.Engine, period: Period | None = None) -> ImpactReport
         calendar = read_calendar(connection)
         counts = read_counts(connection, period)
         unknown = 0 if period.is_bounded else count_unknown_leads(connection)
-        first_day, last_day = _days_of(period, calendar)
+        first_day, last_day = _days_of(period, calendar, counts)
         times = read_times(connection, period, first_day, last_day)
     return ImpactReport(
         calendar.read_at,
@@ -119,9 +119,13 @@ def read_impact(engine: sa.Engine, period: Period | None = None) -> ImpactReport
     )
 
 
-def _days_of(period: Period, calendar: Calendar) -> tuple[date, date]:
-    last_day = period.until or calendar.today
-    return period.since or last_day - timedelta(days=SERIES_DAYS - 1), last_day
+def _days_of(period: Period, calendar: Calendar, counts: Sequence[Count]) -> tuple[date, date]:
+    """The first and the last day of the series: of a period, no further than there are leads."""
+    dated = [one.lead_date for one in counts if one.lead_date is not None]
+    last_day = min(period.until or calendar.today, max([calendar.today, *dated]))
+    if period.since is None:
+        return last_day - timedelta(days=SERIES_DAYS - 1), last_day
+    return max(period.since, min([last_day, *dated])), last_day
 
 
 def _totals(counts: Sequence[Count]) -> Totals:

@@ -74,7 +74,8 @@ def _add_buckets(body: Element, report: ImpactReport) -> None:
 
 def _add_days(body: Element, report: ImpactReport) -> None:
     _add(body, "h2", "By lead_date")
-    _add_chart(body, list(reversed(report.series)))
+    if report.series:
+        _add_chart(body, list(reversed(report.series)))
     legend = SubElement(body, "p")
     for kind, colour in COLOURS.items():
         _add(legend, "span", "\N{BLACK SQUARE} ").set("style", f"color:{colour}")

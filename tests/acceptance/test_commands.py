@@ -49,11 +49,13 @@ COMMANDS = (
     *(("run",), ("sweep",), ("reprocess",), ("status",), ("migrate",), ("demo",), ("triggers",)),
     *(("triggers", "enable"), ("triggers", "disable"), ("triggers", "status")),
     *(("parked",), ("parked", "list"), ("parked", "show"), ("parked", "retry")),
+    *(("impact",), ("why",), ("doctor",)),
 )
 # Each needs a database that can be worked with.
 WORKING = (
     *(("sweep",), ("reprocess", "some-lead"), ("status",), ("triggers", "status")),
     *(("parked", "list"), ("parked", "show", "some-lead"), ("parked", "retry", "--all")),
+    *(("impact",), ("why", "some-lead"), ("sweep", "--dry-run"), ("reprocess", "--dry-run", "some-lead")),
 )
 SECRET = "Geheim77"  # so that it can be looked for
 
