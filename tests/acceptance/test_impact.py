@@ -323,8 +323,8 @@ MILLION = (
     ),
     (
         "INSERT INTO canon.identity_links (person_key, source_table, source_pk, snapshot_date, match_rule, "
-        "match_score, confidence_level) SELECT md5(id::text)::uuid, 'module_ct_cabinet_leads', COALESCE(external_id, id::text), "
-        "lead_created_at, 'cabinet_recovery', 95, 'HIGH' FROM public.module_ct_cabinet_leads WHERE id % 10 < 7"
+        "match_score, confidence_level) SELECT md5(id::text)::uuid, 'module_ct_cabinet_leads', "
+        "COALESCE(external_id, id::text), lead_created_at, 'cabinet_recovery', 95, 'HIGH' FROM public.module_ct_cabinet_leads WHERE id % 10 < 7"
     ),
     (
         "INSERT INTO canon.identity_origin (person_key, origin_tag, origin_source_id, origin_confidence, "
@@ -339,7 +339,7 @@ MILLION = (
     ),
     (
         "INSERT INTO ops.cabinet_recovery_claim (person_key, lead_date, milestone_trips, milestone_achieved, "
-        "driver_id) SELECT md5(id::text)::uuid, lead_created_at::date, 5, true, 'driver' FROM public.module_ct_cabinet_leads "
-        "WHERE id % 10 < 4"
+        "driver_id) SELECT md5(id::text)::uuid, lead_created_at::date, 5, true, 'driver' "
+        "FROM public.module_ct_cabinet_leads WHERE id % 10 < 4"
     ),
 )
