@@ -134,7 +134,7 @@ def show_story(lead_id: str, chapters: Iterable[tuple[str, datetime | None, str]
 
 
 def show_findings(findings: Iterable["Finding"]) -> None:
-    table = Table("check", "", "", "mend it with", box=None, pad_edge=False)
+    table = Table("check", "state", "found", "mend it with", box=None, pad_edge=False)
     for one in findings:
         state = Text(one.state, style=COLOURS[one.state])
         table.add_row(one.check, state, printable(one.text), printable(one.mend))

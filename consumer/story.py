@@ -12,7 +12,7 @@ WHO_MENDS = {
     "no_person_key": "the matching engine has to find its person",
     "unknown_person": "whoever keeps canon.identity_registry has to add the person whom its match names",
     "origin_manual": "whoever decided the origin by hand has to change it",
-    "origin_held": "nobody need: a person has one origin, and it came from the other lead",
+    "origin_held": "nothing is to be mended: a person has one origin, and it came from the other lead",
 }
 
 

@@ -26,6 +26,8 @@ _WITHIN = (
     "(CAST(:since AS date) IS NULL OR lead_date >= :since) AND (CAST(:until AS date) IS NULL OR lead_date <= :until)"
 )
 
+# Why a lead without an origin of its own is not recovered: what was recorded, or else what would be decided. Most that
+# nothing was recorded of are only waiting for a sweep, with a person who has no origin at all: they need no decision.
 COUNT = sa.text(f"""
     SELECT
         impact.lead_date,
@@ -36,8 +38,17 @@ COUNT = sa.text(f"""
         CASE
             WHEN impact.recovered_at IS NOT NULL OR impact.origin_ok THEN NULL
             WHEN exception.outcome IS NOT NULL THEN exception.outcome
-            WHEN impact.identity_effective THEN 'pending'
-            ELSE 'no_person_key'
+            WHEN NOT impact.identity_effective THEN 'no_person_key'
+            WHEN
+                NOT EXISTS (
+                    SELECT FROM canon.identity_origin AS origin WHERE origin.person_key = impact.person_key_effective
+                ) THEN 'pending'
+            ELSE (
+                SELECT CASE WHEN decision.outcome IN ('recovered', 'unchanged') THEN 'pending' ELSE decision.outcome END
+                FROM ops.v_cabinet_recovery_decision AS decision
+                WHERE decision.lead_id = impact.lead_id
+                LIMIT 1
+            )
         END AS reason,
         count(*) AS leads
     FROM ops.v_cabinet_identity_recovery_impact_14d AS impact
