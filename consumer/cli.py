@@ -136,7 +136,7 @@ def run() -> None:
 
 
 @app.command(rich_help_panel=WORK, epilog="Example: consumer sweep --limit 1000")
-def sweep(
+def sweep(  # noqa: PLR0913, PLR0917 # a parameter for each option
     limit: Annotated[
         int, typer.Option(min=1, max=1_000_000_000, help="Leads at most; the most urgent come first.")
     ] = 10_000,
