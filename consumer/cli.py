@@ -203,7 +203,7 @@ def reprocess(
 
     answers = reprocess(load_settings(), lead_ids)
     if as_json:
-        print(json.dumps([asdict(answer) for answer in answers]))
+        print(json.dumps([answer._asdict() for answer in answers]))
     else:
         show_recoveries(answers)
     undone = [answer for answer in answers if answer.outcome not in PROCESSED | SKIPPED]

@@ -82,7 +82,7 @@ def retry(
     with progress_bar() as on_progress:
         answers = reprocess(settings, are_parked, on_progress)
     if as_json:
-        print(json.dumps([asdict(answer) for answer in answers]))
+        print(json.dumps([answer._asdict() for answer in answers]))
     else:
         show_recoveries(answers)
     not_parked = [lead_id for lead_id in lead_ids or () if lead_id not in are_parked]

@@ -1,10 +1,10 @@
 """What became of a lead, and of many."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, Self, TypedDict
+from typing import Literal, NamedTuple, Self, TypedDict
 
 
 class Outcome(StrEnum):
@@ -25,8 +25,7 @@ SKIPPED = frozenset({Outcome.NO_PERSON_KEY, Outcome.ORIGIN_MANUAL, Outcome.ORIGI
 DONE = PROCESSED | SKIPPED
 
 
-@dataclass(frozen=True)
-class Recovery:
+class Recovery(NamedTuple):
     """What became of one lead in one transaction.
 
     `link`, `origin` and `audit` name the writes that were made; `lag_ms` is the time since the lead's oldest event, by
@@ -81,14 +80,12 @@ class Summary:
     writes: Counter[tuple[str, str]] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
 
-    def add(self, recoveries: Iterable[Recovery]) -> Self:
-        for recovery in recoveries:
-            self.outcomes[recovery.outcome] += 1
-            for what in ("link", "origin", "audit"):
-                if action := getattr(recovery, what):
-                    self.writes[what, action] += 1
-            if recovery.outcome not in DONE:
-                self.errors.append(f"{recovery.lead_id}: {recovery.outcome}: {recovery.reason}")
+    def add(self, recoveries: Collection[Recovery]) -> Self:
+        self.outcomes.update(recovery.outcome for recovery in recoveries)
+        self.writes.update(("link", recovery.link) for recovery in recoveries if recovery.link)
+        self.writes.update(("origin", recovery.origin) for recovery in recoveries if recovery.origin)
+        self.writes.update(("audit", recovery.audit) for recovery in recoveries if recovery.audit)
+        self.errors += [f"{one.lead_id}: {one.outcome}: {one.reason}" for one in recoveries if one.outcome not in DONE]
         return self
 
     def as_job_result(self) -> JobResult:
