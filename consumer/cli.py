@@ -12,6 +12,7 @@ import typer
 
 from consumer.cli_doctor import doctor
 from consumer.cli_impact import impact
+from consumer.cli_grants import grants
 from consumer.cli_parked import parked
 from consumer.cli_rehearsal import DryRun, rehearse_reprocess, rehearse_sweep
 from consumer.cli_why import why
@@ -303,5 +304,6 @@ def _switch(word: Literal["ENABLE", "DISABLE"]) -> None:
 app.command(rich_help_panel=LOOK, epilog="Example: consumer impact --since 2026-01-01 --format csv")(impact)
 app.command(rich_help_panel=LOOK, epilog="Example: consumer why cab-004711")(why)
 app.command(rich_help_panel=LOOK, epilog="Example: consumer doctor")(doctor)
+app.command(rich_help_panel=SET_UP, epilog="Example: consumer grants --apply")(grants)
 app.add_typer(parked, name="parked", rich_help_panel=DECIDE)
 app.add_typer(triggers, name="triggers", rich_help_panel=DECIDE)

@@ -54,7 +54,7 @@ def one_line(error: BaseException) -> str:
 
     error = _cause(error)
     if isinstance(error, psycopg.Error) and error.diag.message_primary:
-        hint = "; run db/service_role.sql again, as the tables' owner" if error.sqlstate == MISSING_RIGHT else ""
+        hint = "; run `consumer grants --apply` again, as the tables' owner" if error.sqlstate == MISSING_RIGHT else ""
         primary = " ".join(error.diag.message_primary.split())[:500]
         return f"the database answered: {primary} (SQLSTATE {error.sqlstate}){hint}"
     return " ".join(str(error).split()) or type(error).__name__

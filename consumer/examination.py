@@ -14,7 +14,7 @@ from db import checks, connect
 
 State = Literal["ok", "warn", "fail", "skipped"]
 LOOK_SECONDS, QUICK_SECONDS = 30, 5
-GRANT = 'psql "$DATABASE_URL" -f db/service_role.sql, as the owner of the tables'
+GRANT = "consumer grants --apply, as the owner of the tables"
 
 Row = dict[str, Any]
 

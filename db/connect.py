@@ -247,7 +247,7 @@ async def require_schema(connection: Connection) -> None:
         row = None
     except psycopg.errors.InsufficientPrivilege as error:
         raise AccessRefused(
-            f"the role lacks its rights: {error.diag.message_primary}; run db/service_role.sql as the tables' owner"
+            f"the role lacks its rights: {error.diag.message_primary}; run `consumer grants --apply` as the tables' owner"
         ) from None
     require_revision(row["version_num"] if row else None)
 

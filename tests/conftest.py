@@ -6,6 +6,7 @@ from alembic import command
 from alembic.config import Config
 
 from tests.database import Database
+from tests.logins import Login, service_login
 from tests.servers import TemplateDatabase, test_server
 
 PROJECT_FILE = Path(__file__).parents[1] / "pyproject.toml"
@@ -23,23 +24,29 @@ def server_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def template(server_url: str) -> Iterator[TemplateDatabase]:
-    """The migrated schema, ready to be copied; dropped after the session."""
-    with TemplateDatabase(server_url, prepare=migrate) as database:
+def login(server_url: str) -> Iterator[Login]:
+    """Who the code under test is, in the databases of `template`: the service's rights, and no others."""
+    with service_login(server_url) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def template(server_url: str, login: Login) -> Iterator[TemplateDatabase]:
+    """The migrated schema and the roles' rights, ready to be copied; dropped after the session."""
+
+    def prepare(conninfo: str) -> None:
+        migrate(conninfo)
+        login.let_in(conninfo)
+
+    with TemplateDatabase(server_url, prepare) as database:
         yield database
 
 
 @pytest.fixture
-def database_url(template: TemplateDatabase) -> Iterator[str]:
-    """A migrated database for one test, dropped after it, whoever is still connected."""
+def database(template: TemplateDatabase, login: Login) -> Iterator[Database]:
+    """The host's database of one test, in the words of the tests; dropped after it, whoever is still connected."""
     conninfo = template.fresh()
-    yield conninfo
-    template.drop(conninfo)
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    """The host's database in the words of the tests."""
-    found = Database(database_url)
+    found = Database(conninfo, login.conninfo(conninfo))
     yield found
     found.close()
+    template.drop(conninfo)

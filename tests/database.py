@@ -34,11 +34,16 @@ TABLES = (
 
 
 class Database:
-    """A migrated database of one test, seen with the matching engine's eyes: every call commits."""
+    """A migrated database of one test, seen with the matching engine's eyes: every call commits.
 
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.connection = psycopg.connect(url, autocommit=True, row_factory=dict_row)
+    What is done by hand here is done by the host's owner, at `owner_url`. The code under test is given `url`, where it
+    has the service's rights and no others; without one, it is the owner.
+    """
+
+    def __init__(self, owner_url: str, url: str | None = None) -> None:
+        self.owner_url = owner_url
+        self.url = url or owner_url
+        self.connection = psycopg.connect(owner_url, autocommit=True, row_factory=dict_row)
         self._numbers = itertools.count(1)
 
     def close(self) -> None:

@@ -100,7 +100,7 @@ class Fleet:
             rows[writer].append(("link", lead_id))
             # Half of the leads are one engine's with both tables: there, the last match is certain.
             rows[writer if number % (2 * engines) < engines else (writer + 1) % engines].append(("job", lead_id))
-        self.engines = [Engine(database.url, self.people, part, seed) for seed, part in enumerate(rows)]
+        self.engines = [Engine(database.owner_url, self.people, part, seed) for seed, part in enumerate(rows)]
         # A fault in the data, should it ever happen: it ends up in the exception table.
         database.run("""
             CREATE FUNCTION public.forbid() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -214,7 +214,10 @@ class Handlers:
 
 @contextmanager
 def held_handler(
-    database: Database, *lead_ids: str, statements: Sequence[Any] = (queries.CLAIM, queries.RESOLVE)
+    database: Database,
+    *lead_ids: str,
+    statements: Sequence[Any] = (queries.CLAIM, queries.RESOLVE),
+    url: str | None = None,
 ) -> Iterator[psycopg.Connection[dict[str, Any]]]:
     """A handler's transaction that has done its work and is kept from its commit until the end of the block.
 
@@ -222,7 +225,7 @@ def held_handler(
     """
     parameters = {"lead_ids": list(lead_ids), "lock_timeout_ms": 100, "statement_timeout_ms": 30_000}
     parameters |= {"is_alone": True, "by_state": False}
-    with psycopg.connect(database.url, row_factory=dict_row, application_name="held handler") as connection:
+    with psycopg.connect(url or database.url, row_factory=dict_row, application_name="held handler") as connection:
         for statement in (queries.SET_UP_BATCH, *statements):
             connection.execute(statement, parameters)
         yield connection

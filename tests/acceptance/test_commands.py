@@ -387,7 +387,7 @@ def test_a_newer_schema_is_worked_with_and_left_by_migrate(call: InThisProcess, 
     database.run("UPDATE ops.cabinet_recovery_alembic_version SET version_num = '9999'")
 
     assert call("sweep", "--json", DATABASE_URL=database.url).returncode == 0
-    done = call("migrate", DATABASE_URL=database.url)
+    done = call("migrate", DATABASE_URL=database.owner_url)
 
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -837,39 +837,39 @@ class TestParked:
 class TestTriggers:
     def test_are_disabled_enabled_and_shown(self, call: InThisProcess, database: Database) -> None:
         def states() -> set[str]:
-            shown = json.loads(call("triggers", "status", "--json", DATABASE_URL=database.url).stdout)
+            shown = json.loads(call("triggers", "status", "--json", DATABASE_URL=database.owner_url).stdout)
             assert len(shown) == 4
             return {one["state"] for one in shown}
 
         assert states() == {"enabled"}
-        assert call("triggers", "disable", DATABASE_URL=database.url).returncode == 0
+        assert call("triggers", "disable", DATABASE_URL=database.owner_url).returncode == 0
         assert states() == {"disabled"}
         lead = database.lead(matched_to=database.person())
         assert database.events() == []
-        assert call("triggers", "enable", DATABASE_URL=database.url).returncode == 0
+        assert call("triggers", "enable", DATABASE_URL=database.owner_url).returncode == 0
         assert states() == {"enabled"}
         # "What was matched meanwhile, the next `consumer sweep` finds."
         assert call("sweep", DATABASE_URL=database.url).returncode == 0
         assert database.audit_of(lead)
         database.run("DROP TRIGGER cabinet_recovery_job_updated ON ops.identity_matching_jobs")
         assert states() == {"enabled", "missing"}
-        assert "missing" in call("triggers", "status", DATABASE_URL=database.url).stdout
+        assert "missing" in call("triggers", "status", DATABASE_URL=database.owner_url).stdout
 
     def test_on_a_table_that_is_locked_for_long_are_left_and_that_is_told(
         self, call: InThisProcess, database: Database, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("db.trigger_switch.LOCK_ATTEMPTS", 2)
-        with psycopg.connect(database.url) as holder:
+        with psycopg.connect(database.owner_url) as holder:
             holder.execute("LOCK TABLE canon.identity_links IN ROW EXCLUSIVE MODE")
 
-            line = refused(call("triggers", "disable", DATABASE_URL=database.url), 4)
+            line = refused(call("triggers", "disable", DATABASE_URL=database.owner_url), 4)
 
         assert "end the long transaction on it" in line
 
     def test_that_are_missing_are_told_of_when_switched(self, call: InThisProcess, database: Database) -> None:
         database.run("DROP TRIGGER cabinet_recovery_job_updated ON ops.identity_matching_jobs")
 
-        line = refused(call("triggers", "disable", DATABASE_URL=database.url), 4)
+        line = refused(call("triggers", "disable", DATABASE_URL=database.owner_url), 4)
 
         assert "cabinet_recovery_job_updated" in line
 
@@ -892,10 +892,10 @@ class TestMigrate:
     ) -> None:
         monkeypatch.setattr("migrations.execution.LOCK_ATTEMPTS", 2)
         database.run("UPDATE ops.cabinet_recovery_alembic_version SET version_num = '0004'")
-        with psycopg.connect(database.url) as holder:
+        with psycopg.connect(database.owner_url) as holder:
             holder.execute("LOCK TABLE canon.identity_links IN ROW EXCLUSIVE MODE")
 
-            done = call("migrate", DATABASE_URL=database.url)
+            done = call("migrate", DATABASE_URL=database.owner_url)
 
         assert "Traceback" not in done.stderr
         assert "end the long transaction on it" in done.stderr.splitlines()[-1]

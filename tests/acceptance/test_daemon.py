@@ -109,7 +109,7 @@ class TestRecovery:
 
         with Daemon(database.url, **QUIET) as daemon:
             daemon.wait_for("listener.listening")
-            engine = run_python("-c", MATCHING_ENGINE, database.url, lead, str(person))
+            engine = run_python("-c", MATCHING_ENGINE, database.owner_url, lead, str(person))
             assert engine.returncode == 0, engine.stderr
             told = daemon.wait_for("lead.recovered", lead_id=lead)
 
@@ -124,7 +124,7 @@ class TestRecovery:
         leads = unmatched_leads(database, "single", 200)
         seconds = []
 
-        with Daemon(database.url, **QUIET) as daemon, closing(Database(database.url)) as onlooker:
+        with Daemon(database.url, **QUIET) as daemon, closing(Database(database.owner_url)) as onlooker:
             daemon.wait_for("listener.listening")
             for lead in leads:
                 match(database, [lead])

@@ -40,7 +40,7 @@ DEGRADED = {**PROVED_OFTEN, "degraded_sweep_interval_seconds": "1"}
 
 class TestTheProof:
     def test_is_given_at_start_and_renewed(self, database: Database) -> None:
-        with Daemon(database.url, **PROVED_OFTEN) as daemon, closing(psycopg.connect(database.url)) as connection:
+        with Daemon(database.url, **PROVED_OFTEN) as daemon, closing(psycopg.connect(database.owner_url)) as connection:
             daemon.wait_for("listener.proved")
             connection.autocommit = True
             (channel,) = proof_channels(database)
@@ -254,7 +254,7 @@ def test_a_missing_right_is_told_of_with_what_mends_it(database: Database) -> No
 
             (line,) = daemon.plain_lines
             assert "permission denied" in line
-            assert "db/service_role.sql" in line
+            assert "consumer grants" in line
     finally:
         database.run("DROP ROLE stranger_to_us")
 
@@ -272,7 +272,7 @@ def test_a_lead_that_was_held_while_all_were_looked_at_is_not_forgotten(database
     database.run("DELETE FROM ops.cabinet_recovery_outbox")
     database.origin(person, tag="migration")
 
-    with psycopg.connect(database.url) as holder, Daemon(database.url, **QUIET) as daemon:
+    with psycopg.connect(database.owner_url) as holder, Daemon(database.url, **QUIET) as daemon:
         holder.execute("SELECT FROM canon.identity_origin FOR UPDATE")
         daemon.wait_for("sweep.finished", what="everything", busy=1)
         holder.rollback()

@@ -19,6 +19,7 @@ from psycopg.conninfo import make_conninfo
 from db.connect import Address
 from db.embedded import EmbeddedServer
 from db.migrate import migrate
+from db.roles import Roles, apply
 from tests.box import CHECKOUT, Box, Unavailable, Unit, booted, installed, server_for_boxes
 from tests.database import Database
 from tests.processes import eventually
@@ -133,8 +134,8 @@ def url_inside(database: str, user: str = LOGIN, password: str = PASSWORD) -> st
 
 def prepare(conninfo: str) -> None:
     migrate(Address.parse(conninfo), tell=lambda _: None)
+    apply(Roles(), Address.parse(conninfo))
     with psycopg.connect(conninfo, autocommit=True) as connection:
-        connection.execute((CHECKOUT / "db/service_role.sql").read_bytes())
         connection.execute(f"CREATE ROLE {LOGIN} LOGIN PASSWORD '{PASSWORD}' IN ROLE cabinet_recovery_service")
 
 

@@ -12,13 +12,13 @@ from psycopg import sql
 from db.connect import Address
 from db.embedded import EmbeddedServer
 from db.migrate import migrate
+from db.roles import Roles, apply
 from tests.chaos.report import ROWS_FOLDER, TABLE_FILE, rows_of, table, write_into
 from tests.chaos.trial import SERVICE, WITNESS_SETTINGS
 from tests.processes import own_server
 from tests.servers import TemplateDatabase
 
 HERE = Path(__file__).parent
-SERVICE_ROLE = Path(__file__).parents[2] / "db" / "service_role.sql"
 TIMEOUT_SECONDS = 400
 
 
@@ -48,8 +48,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def prepare(url: str) -> None:
     """Bring the schema, the service's own role and the witness."""
     migrate(Address.parse(url))
+    apply(Roles(), Address.parse(url))
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(SERVICE_ROLE.read_text())
         connection.execute((HERE / "witness.sql").read_text())
         role = sql.Identifier(SERVICE["user"])
         connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, SERVICE["password"]))

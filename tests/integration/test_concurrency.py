@@ -30,7 +30,7 @@ AT_ONCE = "300ms"
 @pytest.fixture
 def engine(database: Database) -> Iterator[psycopg.Connection]:
     """A transaction of the matching engine, which may take time but never wait."""
-    with psycopg.connect(database.url, application_name="engine") as connection:
+    with psycopg.connect(database.owner_url, application_name="engine") as connection:
         connection.execute(f"SET statement_timeout = '{AT_ONCE}'")
         connection.commit()
         yield connection
@@ -130,7 +130,10 @@ class TestTheEngine:
         first, second = linked_leads(database, 2)
         person = database.person()
 
-        with held_handler(database, first, second, statements=[queries.CLAIM]), psycopg.connect(database.url) as other:
+        with (
+            held_handler(database, first, second, statements=[queries.CLAIM]),
+            psycopg.connect(database.owner_url) as other,
+        ):
             other.execute(f"SET statement_timeout = '{AT_ONCE}'")
             rematch(engine, "link", person, first)
             rematch(other, "link", person, second)
@@ -435,7 +438,7 @@ class TestALookAtAllLeads:
 
     def test_is_waited_for_by_a_backfill(self, database: Database, in_background: ThreadPoolExecutor) -> None:
         lead = database.lead(matched_to=database.person())
-        with psycopg.connect(database.url) as other:
+        with psycopg.connect(database.owner_url) as other:
             other.execute(self.LOOK)
             backfill = in_background.submit(database.sweep)
             eventually(
@@ -453,7 +456,7 @@ class TestALookAtAllLeads:
         by_event, by_state = (database.lead(matched_to=database.person()) for _ in range(2))
         database.run("DELETE FROM ops.cabinet_recovery_outbox WHERE lead_id = %s", by_state)
 
-        with psycopg.connect(database.url) as other:
+        with psycopg.connect(database.owner_url) as other:
             other.execute(self.LOOK)
             with Daemon(database.url, sweep_interval_seconds="1", reconcile_slice="1") as daemon:
                 eventually(lambda: database.audit_of(by_event))

@@ -516,7 +516,7 @@ class TestDrift:
     def test_there_is_none_between_db_tables_and_the_migrated_database(
         self, database: Database, table: sa.Table
     ) -> None:
-        engine = sa.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(database.url))
+        engine = sa.create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(database.owner_url))
         found = sa.Table(table.name, sa.MetaData(), schema=table.schema, autoload_with=engine)
         engine.dispose()
 

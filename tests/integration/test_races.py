@@ -83,7 +83,7 @@ def test_the_engine_is_no_deadlock_victim_of_a_batch_that_takes_a_second(databas
         "CREATE TRIGGER slow BEFORE UPDATE ON canon.identity_links FOR EACH ROW "
         "WHEN (new.source_pk = 'lead-000') EXECUTE FUNCTION public.slow()"
     )
-    with ThreadPoolExecutor(1) as pool, psycopg.connect(database.url) as engine:
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(database.owner_url) as engine:
         person = database.person()
         engine.execute(REMATCH["link"], ([second], [person]))
         handler = pool.submit(database.recover, first, second)
@@ -101,7 +101,7 @@ def test_a_link_mended_and_mended_back_while_the_handler_waited_stays(database: 
     database.link(lead, kept)
     database.recover_pending()
     database.job(lead, matched)
-    hand = Database(database.url)
+    hand = Database(database.owner_url)
     with ThreadPoolExecutor(1) as pool:
         with hand.connection.transaction():
             hand.link(lead, passing)
@@ -132,7 +132,7 @@ def test_a_match_between_a_failure_and_its_record_is_not_lost(database: Database
 
 def test_no_lock_error_reaches_the_caller_while_a_failure_is_recorded(database: Database, refusal: str) -> None:
     lead = database.lead(matched_to=database.person())
-    with psycopg.connect(database.url) as other:
+    with psycopg.connect(database.owner_url) as other:
         batch = recover_with(
             database,
             lead,
@@ -149,7 +149,7 @@ def test_an_operator_s_wish_outlives_a_lock(database: Database, refusal: str) ->
     lead = database.lead(matched_to=person)
     database.recover(lead, max_attempts="1")
     database.connection.execute(refusal)
-    hand = Database(database.url)
+    hand = Database(database.owner_url)
     with hand.connection.transaction(force_rollback=True):
         hand.origin(person, tag="migration")
         assert database.reprocess(lead)[0].outcome == "failed"
@@ -162,7 +162,7 @@ def test_an_operator_s_wish_outlives_a_lock(database: Database, refusal: str) ->
 
 def test_many_held_leads_do_not_stop_everything_else(database: Database) -> None:
     leads = linked_leads(database, 40)
-    with psycopg.connect(database.url) as engine:
+    with psycopg.connect(database.owner_url) as engine:
         engine.execute("UPDATE canon.identity_links SET match_score = 1")
         started = time.monotonic()
         batch = database.recover(*leads)
@@ -177,7 +177,7 @@ def test_a_serializable_database_gives_the_engine_no_error_for_our_sake(database
     name = database.value("SELECT current_database()")
     database.connection.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = serializable")
     lead, person = linked_leads(database, 1)[0], database.person()
-    with psycopg.connect(database.url) as engine:
+    with psycopg.connect(database.owner_url) as engine:
         engine.execute("SELECT person_key FROM canon.identity_links WHERE source_pk = %s", (lead,)).fetchall()
         database.recover(lead)
 
@@ -215,7 +215,7 @@ def test_a_sweep_that_moves_a_link_finds_what_that_frees(database: Database) -> 
 
 def test_one_missing_trigger_does_not_keep_the_others_on(database: Database) -> None:
     database.run("DROP TRIGGER cabinet_recovery_link_updated ON canon.identity_links")
-    with open_engine(database.settings().database, "triggers") as engine:
+    with open_engine(Address.parse(database.owner_url), "triggers") as engine:
         switch(engine, "DISABLE")
 
         assert {one.state for one in read_states(engine)} == {"disabled", "missing"}

@@ -186,7 +186,7 @@ class TestTheLink:
         """The engine's own link, not yet committed when we look, is there when we write."""
         ours, theirs, lead = database.person(), database.person(), database.lead()
         database.job(lead, ours)
-        engine = Database(database.url)
+        engine = Database(database.owner_url)
         with engine.connection.transaction():
             engine.link(lead, theirs)
             batch = database.recover(lead)

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from psycopg import sql
 
 from db import queries, trigger_switch
+from db.connect import Address
 from db.embedded import DISPOSABLE_SETTINGS, EmbeddedServer, ServerUnavailable
 from db.engine import open_engine
 from db.trigger_switch import TRIGGERS, TableBusy, read_states, switch
@@ -33,7 +34,7 @@ class Wire:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._last_event = 0
-        self._listener = psycopg.connect(database.url, autocommit=True)
+        self._listener = psycopg.connect(database.owner_url, autocommit=True)
         self._listener.execute("LISTEN cabinet_recovery")
 
     def close(self) -> None:
@@ -76,7 +77,7 @@ def wire(database: Database) -> Iterator[Wire]:
 @pytest.fixture
 def engine(database: Database) -> Iterator[psycopg.Connection]:
     """The matching engine's session: transactions begin by themselves and end with commit() or rollback()."""
-    with psycopg.connect(database.url, application_name="engine") as connection:
+    with psycopg.connect(database.owner_url, application_name="engine") as connection:
         yield connection
 
 
@@ -341,7 +342,7 @@ class TestOurOwnWrites:
 
     def test_are_known_in_their_own_transaction_only(self, database: Database, wire: Wire) -> None:
         lead, person = database.lead(matched_to=database.person()), database.person()
-        with held_handler(database, lead, statements=[queries.CLAIM]) as session:
+        with held_handler(database, lead, statements=[queries.CLAIM], url=database.owner_url) as session:
             session.commit()
             wire.news()
             session.execute(INSERT_JOBS, (person, ["one"]))
@@ -469,7 +470,7 @@ class TestTheEngineSSession:
     def test_may_commit_in_two_phases_in_mode_off(self, two_phase_database: Database) -> None:
         two_phase_database.run("UPDATE ops.cabinet_recovery_settings SET notify_mode = 'off'")
         person = two_phase_database.person()
-        with psycopg.connect(two_phase_database.url) as engine:
+        with psycopg.connect(two_phase_database.owner_url) as engine:
             engine.tpc_begin(engine.xid(1, "match", "engine"))
             match(engine, person, "one")
             engine.tpc_prepare()
@@ -498,7 +499,7 @@ def two_phase_database(database: Database) -> Iterator[Database]:
 class TestTheSwitch:
     @pytest.fixture
     def admin(self, database: Database) -> Iterator[sa.Engine]:
-        with open_engine(database.settings().database, "triggers") as found:
+        with open_engine(Address.parse(database.owner_url), "triggers") as found:
             yield found
 
     def test_turns_them_off_and_on(self, database: Database, wire: Wire, admin: sa.Engine) -> None:
