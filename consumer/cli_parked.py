@@ -45,6 +45,7 @@ def show(
     from db import reports
     from db.engine import open_engine
 
+    require_lead_ids([lead_id])
     with open_engine(load_settings().database, "parked") as engine:
         found = reports.read_parked(engine, lead_id)
     if found is None:

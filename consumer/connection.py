@@ -6,6 +6,7 @@ from consumer.handlers.recover import Handler
 from consumer.settings import Settings
 from db.connect import Address, Connection, connect, require_schema
 from db.liveness import Heartbeat
+from db.row_security import require_visible_rows
 
 
 async def open_connection(address: Address, role: str, heartbeat: Heartbeat | None = None) -> Connection:
@@ -13,6 +14,7 @@ async def open_connection(address: Address, role: str, heartbeat: Heartbeat | No
     connection = await connect(address, role, heartbeat)
     try:
         await require_schema(connection)
+        await require_visible_rows(connection)
     except BaseException:
         connection.pgconn.finish()
         raise
@@ -20,8 +22,8 @@ async def open_connection(address: Address, role: str, heartbeat: Heartbeat | No
 
 
 def handler_on(connection: Connection, settings: Settings, make: Callable[..., Handler] = Handler) -> Handler:
-    # Behind a pooler, what another session listens to may arrive here; without a handler psycopg would keep it all.
-    connection.add_notify_handler(lambda _notification: None)
+    # Behind a pooler, what another session listens to may arrive here: psycopg would keep it all.
+    connection.pgconn.notify_handler = None
     return make(
         connection,
         lock_timeout_ms=settings.lock_timeout_ms,

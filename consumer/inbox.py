@@ -19,6 +19,7 @@ class Inbox:
         self._closed = False
         self.received = 0
         self.dropped = 0
+        self.refused = 0
 
     def offer(self, payload: str) -> None:
         """Take in one notification; never blocks."""
@@ -31,6 +32,11 @@ class Inbox:
         else:
             self._lead_ids[payload] = None
             self._filled.set()
+
+    def refuse(self) -> None:
+        """Count a notification whose payload is no text: it names no lead."""
+        self.received += 1
+        self.refused += 1
 
     async def take(self, most: int) -> list[str]:
         """Wait for lead ids and take up to `most`: as many as came while the last ones were worked on.

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 import structlog
-from psycopg import sql
+from psycopg import generators, sql
+from psycopg.pq import PGnotify
 
 from consumer.inbox import Inbox
 from consumer.proof import Proof
@@ -38,7 +39,12 @@ class Listener:
         """
         # LISTEN before the sweep: the other order loses a match committed between the two; this one at worst sees
         # it twice, and the handler tolerates that.
+        # In bytes, whatever they are: anyone may notify, and a database in SQL_ASCII passes on what is no text at all.
+        connection.pgconn.notify_handler = lambda notification: self._hear(notification, connection, on_proved)
         async with deadline(connection, LISTEN_SECONDS):
+            if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
+                # Else the server itself would fail over what is no text, and end the connection.
+                await connection.execute("SET client_encoding TO SQL_ASCII")
             await connection.execute("LISTEN cabinet_recovery")
             await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._proof.channel)))
         # An outage that lets us LISTEN but not hear may last for long: one line is enough.
@@ -46,17 +52,24 @@ class Listener:
         self._is_told = True
         on_listening()
         with self._proof.demanded_of(connection):
-            await self._read(connection, on_proved)
+            await self._read(connection)
 
-    async def _read(self, connection: Connection, on_proved: Callable[[], None]) -> None:
+    async def _read(self, connection: Connection) -> None:
         connection.heartbeat.expect(self._proof.patience_seconds)
-        # Nothing is awaited in the loop, and it is never left: psycopg forgets the rest of a packet that is not
-        # read to its end.
-        async for notification in connection.notifies():
-            if notification.channel == self._proof.channel:
-                self._proof.receive(notification.payload)
-                connection.heartbeat.expect(self._proof.patience_seconds)
-                self._is_told = False
-                on_proved()
-            else:
-                self._inbox.offer(notification.payload)
+        while True:
+            await connection.wait(generators.notifies(connection.pgconn))
+
+    def _hear(self, notification: PGnotify, connection: Connection, on_proved: Callable[[], None]) -> None:
+        """Take in one notification, as it is read; raises nothing, or the rest of its packet would be forgotten."""
+        try:
+            channel, payload = notification.relname.decode(), notification.extra.decode()
+        except UnicodeDecodeError:
+            self._inbox.refuse()
+            return
+        if channel == self._proof.channel:
+            self._proof.receive(payload)
+            connection.heartbeat.expect(self._proof.patience_seconds)
+            self._is_told = False
+            on_proved()
+        else:
+            self._inbox.offer(payload)

@@ -24,5 +24,7 @@ def require_lead_ids(lead_ids: Iterable[str]) -> None:
     for lead_id in lead_ids:
         if not lead_id:
             raise typer.BadParameter("a lead id is empty")
+        if "\0" in lead_id:
+            raise typer.BadParameter("a lead id holds a NUL, which no text in PostgreSQL can")
         if not lead_id.isascii() and lead_id.encode(errors="replace").decode() != lead_id:
             raise typer.BadParameter("a lead id is not valid UTF-8")

@@ -182,6 +182,7 @@ class Service:
         return {
             "notifications": self._inbox.received,
             "overflowed": self._inbox.dropped,
+            "refused": self._inbox.refused,
             "unmatched": self._worker.unmatched,
             **{str(outcome): count for outcome, count in self._outcomes().items()},
         }

@@ -52,11 +52,17 @@ class Settings:
     """What can be set. Each name is a variable of the environment: CABINET_RECOVERY_ and the name in capitals."""
 
     database: "Address" = field(
-        metadata={"help": "the database: a libpq URL or keyword DSN; SQLAlchemy's forms are understood"}
+        metadata={
+            "help": "the database: a libpq URL or keyword DSN, SQLAlchemy's forms are understood; or, instead, "
+            "DATABASE_URL_FILE: a file that holds it, reread for each connection"
+        }
     )
     listener_database: "Address | None" = field(
         default=None,
-        metadata={"help": "the server's own address, for the listener alone, where the database's is a pooler's"},
+        metadata={
+            "help": "the server's own address, for the listener alone, where the database's is a pooler's; "
+            f"or, instead, {LISTENER_VARIABLE}_FILE"
+        },
     )
     sweep_interval_seconds: int = _number(
         60, "between two periodic sweeps of the daemon, jittered by a tenth", 1, 86_400
@@ -87,11 +93,8 @@ class Settings:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
         """Read every setting; raises SettingsError, or db.connect.InvalidAddress, for the first that is wrong."""
-        from db.connect import Address  # noqa: PLC0415 # heavy, and --help reads this module
-
-        address = environment.get("DATABASE_URL", "").strip()
-        direct = environment.get(LISTENER_VARIABLE, "").strip()
-        if not address:
+        database = _address(environment, "DATABASE_URL")
+        if database is None:
             raise SettingsError(
                 "DATABASE_URL is not set: give the database's address, such as "
                 "postgresql://user:password@host:5432/database; to look around without one, run `consumer demo`"
@@ -101,11 +104,7 @@ class Settings:
             for setting in fields(cls)
             if (text := environment.get(variable_of(setting))) is not None and not is_address(setting)
         }
-        return cls(
-            database=Address.parse(address),
-            listener_database=Address.parse(direct, LISTENER_VARIABLE) if direct else None,
-            **given,
-        )
+        return cls(database=database, listener_database=_address(environment, LISTENER_VARIABLE), **given)
 
     def current_log_level(self) -> str:
         """What the file of the level names now, or else `log_level`; raises SettingsError where that is no level."""
@@ -113,7 +112,7 @@ class Settings:
             named = Path(self.log_level_file or os.devnull).read_text(encoding="utf-8").strip().lower()
         except FileNotFoundError:
             return self.log_level
-        except (OSError, UnicodeError) as error:
+        except (OSError, ValueError) as error:  # no text, or no path
             raise SettingsError(f"{self.log_level_file} cannot be read: {error}") from error
         if named and named not in LOG_LEVELS:
             raise SettingsError(f"{self.log_level_file} takes {', '.join(LOG_LEVELS)}, not {named[:40]!r}")
@@ -125,6 +124,18 @@ def variable_of(setting: Field[Any]) -> str:
     if setting.name == "listener_database":
         return LISTENER_VARIABLE
     return "DATABASE_URL" if setting.name == "database" else PREFIX + setting.name.upper()
+
+
+def _address(environment: Mapping[str, str], variable: str) -> "Address | None":
+    """The address in a variable, or in the file that the variable with _FILE behind its name names."""
+    from db.connect import Address  # noqa: PLC0415 # heavy, and --help reads this module
+
+    text, path = environment.get(variable, "").strip(), environment.get(f"{variable}_FILE", "").strip()
+    if text and path:
+        raise SettingsError(f"both {variable} and {variable}_FILE are set: give one of them")
+    if path:
+        return Address.read(path, f"{variable}_FILE")
+    return Address.parse(text, variable) if text else None
 
 
 def is_address(setting: Field[Any]) -> bool:

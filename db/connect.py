@@ -3,7 +3,8 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, LiteralString
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
@@ -16,6 +17,8 @@ from db.liveness import Heartbeat, deadline
 
 SCHEMA_REVISION = "0007"  # the migration that this code needs, or any later one
 
+FILE_LIMIT = 65_536  # characters of an address
+
 # What libpq itself refuses, before it looks for a server.
 OPTION_REFUSED = re.compile(
     r'^connection is bad: (?:.*connection option "(\w+)"|definition of (service)|invalid (\w+) (?:value|number))'
@@ -26,6 +29,9 @@ ACCESS_REFUSED = re.compile(
     r"authentication failed|autenti\w+ .*falló|no password supplied|pg_hba\.conf"
     r"|role .* (does not exist|is not permitted)|no existe el rol"
     r'|database ".*" does not exist|no existe la base de datos|permission denied for database'
+    # Who cannot prove who he is will not learn it by our waiting; what he cannot read of ours we cannot either.
+    r"|certificate verify failed|server certificate for .* does not match|server does not support SSL"
+    r"|root certificate file|could not (?:load|read|get) .*certificate|(?:private key|certificate) file"
 )
 
 
@@ -68,6 +74,7 @@ class Address:
     conninfo: str
     variable: str = "DATABASE_URL"
     connect_timeout_seconds: int = 5
+    file: str = ""
 
     @classmethod
     def parse(cls, text: str, variable: str = "DATABASE_URL") -> "Address":
@@ -84,6 +91,32 @@ class Address:
                 "(host=… dbname=…); in a URL, write special characters of the password in percent form"
             ) from None
         return cls(conninfo, variable)
+
+    @classmethod
+    def read(cls, path: str, variable: str) -> "Address":
+        """Take the address that a file holds; raises InvalidAddress, whose text repeats nothing of it."""
+        try:
+            with Path(path).open(encoding="utf-8") as file:
+                text = file.read(FILE_LIMIT).strip()
+        except OSError as error:
+            raise InvalidAddress(f"{variable}: {path} cannot be read: {error.strerror}") from error
+        except ValueError:
+            raise InvalidAddress(f"{variable}: {path!r} is no path, or no text is in it") from None
+        if not text:
+            raise InvalidAddress(f"{variable}: {path} is empty")
+        return replace(cls.parse(text, variable), file=path)
+
+    def current(self) -> "Address":
+        """The address as its file has it now, so that a new password needs no restart.
+
+        Raises Unreachable while the file holds none: it may be about to be written.
+        """
+        if not self.file:
+            return self
+        try:
+            return Address.read(self.file, self.variable)
+        except InvalidAddress as error:
+            raise Unreachable(str(error)) from error
 
     def __str__(self) -> str:
         parts = conninfo_to_dict(self.conninfo)
@@ -174,6 +207,7 @@ async def connect(address: Address, role: str, heartbeat: Heartbeat | None = Non
 
     Raises Unreachable, ReadOnlyServer or AccessRefused; waits no longer than connect_timeout per host.
     """
+    address = address.current()
     try:
         connection = await Connection.connect(
             **address.parameters(role),  # type: ignore[arg-type] # libpq takes every keyword
@@ -247,7 +281,7 @@ async def require_schema(connection: Connection) -> None:
         row = None
     except psycopg.errors.InsufficientPrivilege as error:
         raise AccessRefused(
-            f"the role lacks its rights: {error.diag.message_primary}; run `consumer grants --apply` as the tables' owner"
+            f"the role lacks its rights: {error.diag.message_primary}; run `consumer grants --apply` as their owner"
         ) from None
     require_revision(row["version_num"] if row else None)
 

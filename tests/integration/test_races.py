@@ -14,6 +14,7 @@ import pytest
 from consumer.connection import open_handler
 from consumer.handlers.outcome import Batch, Recovery
 from consumer.handlers.recover import Handler
+from db.connect import Address
 from db.engine import open_engine
 from db.trigger_switch import read_states, switch
 from tests.database import Database

@@ -1,0 +1,208 @@
+"""Whatever somebody types, sets or notifies: one clear line at most, and nothing is written, revealed or stopped."""
+
+import contextlib
+import io
+import string
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import fields
+from pathlib import Path
+from unittest.mock import patch
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from psycopg.conninfo import make_conninfo
+
+from consumer import cli
+from consumer.errors import ExitCode, exit_code_of, one_line
+from consumer.settings import Settings, variable_of
+from db.connect import Address
+from db.migrate import migrate
+from tests.database import Database
+from tests.engine import held_handler
+from tests.logins import PASSWORD
+from tests.processes import Daemon
+
+QUIET = {"log_level": "debug", "sweep_interval_seconds": "3600"}
+MOST_BYTES = 7_999
+VARIABLES = [variable_of(setting) for setting in fields(Settings)]
+VARIABLES += ["DATABASE_URL_FILE", "CABINET_RECOVERY_LISTENER_DATABASE_URL_FILE"]
+
+# What the server takes for a text.
+payloads = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")).filter(
+    lambda text: len(text.encode()) <= MOST_BYTES
+)
+# What a shell can hand over, bytes that are no text among it; and what it cannot, a NUL.
+arguments = st.text(st.characters(exclude_categories=[])) | st.from_regex(r"\A--?[a-z]{0,8}=?.{0,5}\Z")
+awkward = ["", "\0", "a\nb", "\udcff", "-", "--", "--all", "--json", "x" * 100_000, "'; DROP TABLE x; --", "%s", "{}"]
+
+
+@pytest.fixture
+def stranger(database: Database) -> Iterator[psycopg.Connection]:
+    """A role that can connect, and that is all."""
+    name = f"stranger_{database.value('SELECT oid FROM pg_database WHERE datname = current_database()')}"
+    database.connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")
+    with closing(psycopg.connect(make_conninfo(database.owner_url, user=name, password=PASSWORD))) as connection:
+        connection.autocommit = True
+        yield connection
+    database.connection.execute(f"DROP ROLE {name}")
+
+
+def notify(connection: psycopg.Connection, channel: str, *texts: str) -> None:
+    connection.execute("SELECT pg_notify(%s, text) FROM unnest(%s::text[]) AS text", (channel, list(texts)))
+
+
+class TestNotifications:
+    def test_of_any_text_change_nothing_and_stop_nothing(
+        self, database: Database, stranger: psycopg.Connection
+    ) -> None:
+        lead = database.lead()
+        before = database.row_versions()
+        sent = 0
+        with Daemon(database.url, **QUIET) as daemon:
+            daemon.wait_for("listener.proved")
+
+            @settings(max_examples=60, deadline=None)
+            @given(st.lists(payloads.filter(bool), min_size=1, max_size=20, unique=True))
+            @example(["x" * MOST_BYTES, lead, "\x01", "\u202e", "ñ" * 3_999])
+            def send(texts: list[str]) -> None:
+                nonlocal sent
+                notify(stranger, "cabinet_recovery", *texts)
+                sent += len(texts)
+
+            send()
+            assert database.row_versions() == before
+            database.job(lead, database.person())
+            daemon.wait_for_leads([lead])
+            assert daemon.stop() == 0
+            assert daemon.plain_lines == []
+            (stopped,) = daemon.events("service.stopped")
+            assert stopped["notifications"] == sent + 1
+
+    def test_in_floods_neither_write_nor_reveal_nor_stop_anything(
+        self, database: Database, stranger: psycopg.Connection
+    ) -> None:
+        known, held = database.lead(), database.lead(matched_to=database.person())
+        before = database.row_versions()
+        with held_handler(database, held) as holder, Daemon(database.url, **QUIET) as daemon:
+            daemon.wait_for("listener.proved")
+            seen, began = len(daemon.events("sweep.finished")), time.monotonic()
+            while time.monotonic() - began < 3:
+                notify(stranger, "cabinet_recovery", *(f"junk-{number}" for number in range(2_000)), known, "")
+                notify(stranger, "cabinet_recovery_proof_0123456789abcdef", "0" * 16)
+            # Each sweep looks at the lead that is held, and says so.
+            sweeps, seconds = len(daemon.events("sweep.finished")) - seen, time.monotonic() - began
+            assert sweeps <= seconds + 2
+            holder.rollback()
+            assert {table: rows for table, rows in database.row_versions().items() if rows != before[table]} == {}
+
+            daemon.wait_for_leads([held])
+            database.job(known, database.person())
+            daemon.wait_for_leads([known])
+            assert daemon.stop() == 0
+            assert daemon.events("database.lost") == []
+
+    def test_cannot_be_sent_on_the_channel_of_the_proof_by_who_does_not_know_it(
+        self, database: Database, stranger: psycopg.Connection
+    ) -> None:
+        with Daemon(database.url, **QUIET) as daemon:
+            daemon.wait_for("listener.proved")
+
+            shown = stranger.execute("SELECT query FROM pg_stat_activity WHERE application_name LIKE '%recovery%'")
+            texts = " ".join(str(row) for row in shown.fetchall())
+            assert "cabinet_recovery_proof" not in texts
+            assert "LISTEN" not in texts
+
+    def test_that_are_no_text_are_dropped_and_counted(self, server_url: str) -> None:
+        name = "cabinet_recovery_ascii"
+        with psycopg.connect(server_url, autocommit=True) as admin:
+            admin.execute(f"DROP DATABASE IF EXISTS {name}")
+            admin.execute(
+                f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE_PROVIDER libc LOCALE 'C'"
+            )
+            url = make_conninfo(server_url, dbname=name, client_encoding="UTF8")
+            migrate(Address.parse(url))
+            with closing(Database(url)) as database, Daemon(url, **QUIET) as daemon:
+                daemon.wait_for("listener.proved")
+                database.connection.execute(b"SELECT pg_notify('cabinet_recovery', E'\\xff\\xfe' || n) "
+                                            b"FROM generate_series(1, 5) AS n")  # fmt: skip
+                lead = database.lead(matched_to=database.person())
+                daemon.wait_for_leads([lead])
+                assert daemon.stop() == 0
+                (stopped,) = daemon.events("service.stopped")
+                assert (stopped["refused"], stopped["notifications"]) == (5, 6)
+            admin.execute(f"DROP DATABASE {name}")
+
+
+def run_main(*words: str, **environment: str) -> tuple[int, str]:
+    """What `consumer` says and how it ends, in this process: a process for each of so many would take minutes."""
+    said = io.StringIO()
+    with (
+        patch("sys.argv", ["consumer", *words]),
+        patch.dict("os.environ", environment, clear=True),
+        contextlib.redirect_stdout(said),
+        contextlib.redirect_stderr(said),
+        pytest.raises(SystemExit) as ended,
+    ):
+        cli.main()
+    return int(ended.value.code or 0), said.getvalue()
+
+
+@pytest.mark.parametrize("command", [["reprocess"], ["parked", "show"], ["parked", "retry"], ["sweep", "--limit"]])
+def test_any_arguments_end_in_a_documented_way(database: Database, command: list[str]) -> None:
+    before = database.row_versions()
+
+    @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(st.lists(arguments | st.sampled_from(awkward), max_size=3))
+    @example([awkward[1]])
+    @example([awkward[3]])
+    @example(["--", "-x"])
+    @example(["x" * 100_000])
+    def call(words: list[str]) -> None:
+        status, said = run_main(*command, *words, DATABASE_URL=database.url)
+        assert status in {ExitCode.DONE, ExitCode.USAGE, ExitCode.LEADS}, said
+        assert "Traceback" not in said
+
+    call()
+    assert database.row_versions() == before
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_any_value_of_a_setting_is_taken_or_refused_in_a_line(variable: str, tmp_path: Path) -> None:
+    named = tmp_path / "named"
+
+    @settings(max_examples=60, deadline=None)
+    @given(
+        st.text() | st.text(string.printable) | arguments | st.builds(lambda text: f"postgresql://{text}", st.text())
+    )
+    @example("\0")
+    @example("postgresql://a:b@c:1/d?sslmode=\udcff")
+    @example(str(named.parent))
+    def read(text: str) -> None:
+        environment, told = {variable: text}, list[tuple[ExitCode, str]]()
+        if not variable.startswith("DATABASE_URL"):
+            environment["DATABASE_URL"] = "postgresql://host/database"
+        try:
+            Settings.from_environment(environment).current_log_level()
+        except Exception as error:  # noqa: BLE001
+            told.append((exit_code_of(error), one_line(error)))
+        assert all(code == ExitCode.USAGE and len(line.splitlines()) == 1 for code, line in told), told
+
+    read()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\n \n", b"\xff\xfe", b"\0", b"nonsense", b"postgresql://u:Geheim77@h:port/d"]
+)
+def test_a_file_that_holds_no_address_is_refused_without_a_word_of_it(tmp_path: Path, content: bytes) -> None:
+    named = tmp_path / "address"
+    named.write_bytes(content)
+
+    status, said = run_main("sweep", DATABASE_URL_FILE=str(named))
+
+    assert status == ExitCode.USAGE
+    assert said.count("\n") == 1 and "DATABASE_URL_FILE" in said
+    assert "Geheim77" not in said
