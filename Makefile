@@ -7,7 +7,7 @@ MINUTES ?= 20
 UV = $(shell command -v uv || echo .venv/bin/uv)
 STAMP = .venv/.ready
 
-.PHONY: help setup demo test chaos soak scale bench lint check format docs lock
+.PHONY: help setup demo test chaos soak scale bench lint check format docs licences audit lock
 
 help: ## Show the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -59,6 +59,13 @@ format: setup ## Format Python and SQL
 
 docs: setup ## Renew the tables of docs/reference.md, which are made from the code
 	.venv/bin/python docs/generate.py
+
+licences: setup ## Write docs/licences.md anew
+	.venv/bin/python -m tests.licences
+
+audit: setup ## Ask for known vulnerabilities of what is brought along (network)
+	@$(UV) export --frozen --quiet --no-dev --no-emit-project --format requirements-txt > .venv/runtime.txt
+	$(UV) tool run pip-audit --strict --disable-pip --require-hashes --requirement .venv/runtime.txt
 
 lock: setup ## Renew uv.lock
 	$(UV) lock
