@@ -146,6 +146,8 @@ class Address:
 
 
 def _as_libpq_url(text: str) -> str:
+    if "\0" in text:
+        raise ValueError  # libpq would take what stands before it for all
     if not re.match(r"\w+(\+\w+)?://", text):
         return text
     url = urlsplit(text)

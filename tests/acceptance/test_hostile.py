@@ -1,8 +1,8 @@
 """Whatever somebody types, sets or notifies: one clear line at most, and nothing is written, revealed or stopped."""
 
 import contextlib
-import io
 import string
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -139,16 +139,17 @@ class TestNotifications:
 
 def run_main(*words: str, **environment: str) -> tuple[int, str]:
     """What `consumer` says and how it ends, in this process: a process for each of so many would take minutes."""
-    said = io.StringIO()
     with (
+        tempfile.TemporaryFile("w+", errors="backslashreplace") as said,
         patch("sys.argv", ["consumer", *words]),
         patch.dict("os.environ", environment, clear=True),
         contextlib.redirect_stdout(said),
         contextlib.redirect_stderr(said),
-        pytest.raises(SystemExit) as ended,
     ):
-        cli.main()
-    return int(ended.value.code or 0), said.getvalue()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said.seek(0)
+        return int(ended.value.code or 0), said.read()
 
 
 @pytest.mark.parametrize("command", [["reprocess"], ["parked", "show"], ["parked", "retry"], ["sweep", "--limit"]])
