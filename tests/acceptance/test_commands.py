@@ -500,7 +500,7 @@ class TestSweep:
     ) -> None:
         leads = [database.lead(f"lead-{n}", matched_to=database.person()) for n in range(9)]
         hold_origins(database)
-        with psycopg.connect(database.url) as holder:
+        with psycopg.connect(database.owner_url) as holder:
             holder.execute("SELECT pg_advisory_lock(1)")
             with started("sweep", "--json", url=database.url, batch_size="1") as sweep:
                 eventually(lambda: len(held_backends(database)) == 2)
@@ -520,7 +520,7 @@ class TestSweep:
     def test_that_is_interrupted_twice_ends_at_once_and_half_does_nothing(self, database: Database) -> None:
         slow = database.lead(matched_to=database.person())
         hold_origins(database)
-        with psycopg.connect(database.url) as holder:
+        with psycopg.connect(database.owner_url) as holder:
             holder.execute("SELECT pg_advisory_lock(1)")
             with started("sweep", url=database.url) as sweep:
                 eventually(lambda: held_backends(database))
@@ -555,10 +555,10 @@ class TestSweep:
 
     def test_waits_while_too_many_sessions_are_active_and_says_so_once(self, database: Database) -> None:
         lead = database.lead(matched_to=database.person())
-        with psycopg.connect(database.url, autocommit=True) as busy, ThreadPoolExecutor(1) as pool:
+        with psycopg.connect(database.owner_url, autocommit=True) as busy, ThreadPoolExecutor(1) as pool:
             work = pool.submit(busy.execute, "SELECT pg_sleep(60)")
             eventually(lambda: database.run("SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'"))
-            with started("sweep", "--json", "--max-active-sessions", "0", url=database.url) as sweep:
+            with started("sweep", "--json", "--max-active-sessions", "0", url=database.owner_url) as sweep:
                 assert sweep.stderr
                 waiting = json.loads(sweep.stderr.readline())
                 assert database.audit_of(lead) is None
@@ -601,7 +601,7 @@ class TestSweep:
             database.connection.execute(f"GRANT USAGE ON SCHEMA {schema} TO {role}")
             database.connection.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {role}")
         try:
-            line = refused(call("sweep", *option, DATABASE_URL=f"{database.url} options='-c role={role}'"), 4)
+            line = refused(call("sweep", *option, DATABASE_URL=f"{database.owner_url} options='-c role={role}'"), 4)
         finally:
             database.connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 

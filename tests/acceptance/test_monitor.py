@@ -79,7 +79,7 @@ def test_promtool_finds_nothing_wrong_with_the_metrics(database: Database) -> No
 
 
 def test_the_queue_s_figures_follow_the_database(database: Database) -> None:
-    with Daemon(database.url, **SERVED) as daemon, psycopg.connect(database.url) as holder:
+    with Daemon(database.url, **SERVED) as daemon, psycopg.connect(database.owner_url) as holder:
         scraper = Scraper(daemon)
         daemon.wait_for("service.ready")
         held = unmatched_leads(database, "held", 1)
@@ -264,7 +264,7 @@ def test_a_role_without_a_sign_of_life_is_named_by_livez(database: Database) -> 
 
 
 def test_a_survey_that_is_refused_is_told_of_once_and_harms_nobody(database: Database) -> None:
-    with Daemon(database.url, **SERVED) as daemon, psycopg.connect(database.url) as holder:
+    with Daemon(database.url, **SERVED) as daemon, psycopg.connect(database.owner_url) as holder:
         scraper = Scraper(daemon)
         scraper.wait_until(pending_leads=0)
         holder.execute("LOCK TABLE ops.cabinet_recovery_exception IN ACCESS EXCLUSIVE MODE")
