@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 import typer
 
 from consumer.cli_doctor import doctor
-from consumer.cli_impact import impact
 from consumer.cli_grants import grants
+from consumer.cli_impact import impact
 from consumer.cli_parked import parked
 from consumer.cli_rehearsal import DryRun, rehearse_reprocess, rehearse_sweep
 from consumer.cli_why import why

@@ -12,6 +12,9 @@
 
 BEGIN;
 
+-- Whoever waits for a table makes all who come later wait as well: rather fail, and be run again.
+SET LOCAL lock_timeout = '500ms';
+
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'cabinet_recovery_owner') THEN
@@ -163,7 +166,7 @@ $$;
 
 -- Not UPDATE on first_recovered_at: it is set once.
 GRANT SELECT (
-    lead_id, last_recovered_at, recovered_person_key, recovered_by, recovery_method, updated_at, xmax
+    lead_id, first_recovered_at, last_recovered_at, recovered_person_key, recovered_by, recovery_method, updated_at, xmax
 ), INSERT (
     lead_id, first_recovered_at, last_recovered_at, recovered_person_key, recovered_by, recovery_method, updated_at
 ), UPDATE (
@@ -182,12 +185,22 @@ GRANT SELECT (
 
 -- UPDATE, because FOR UPDATE SKIP LOCKED asks for it on some column: of this one, nobody can set a value.
 GRANT SELECT (
-    lead_id, event_id, source
+    lead_id, event_id, source, requested_at
 ), INSERT (
     lead_id, source
 ), UPDATE (
     event_id
 ), DELETE ON ops.cabinet_recovery_outbox TO cabinet_recovery_service;
+
+-- `consumer impact`, `why` and `doctor` tell when a lead was matched, and what its person's origin was before.
+GRANT SELECT (
+    source_type, source_id, status, matched_person_key, attempt_count, last_attempt_at, updated_at
+) ON ops.identity_matching_jobs TO cabinet_recovery_service;
+GRANT SELECT (
+    person_key, origin_tag_old, origin_source_id_old, resolution_status_old, origin_tag_new, origin_source_id_new,
+    resolution_status_new, changed_at
+) ON canon.identity_origin_history TO cabinet_recovery_service;
+GRANT SELECT (business_time_zone, notify_mode) ON ops.cabinet_recovery_settings TO cabinet_recovery_service;
 
 GRANT SELECT (version_num) ON ops.cabinet_recovery_alembic_version TO cabinet_recovery_service;
 

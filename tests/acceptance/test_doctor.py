@@ -4,14 +4,12 @@ import json
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-import db
 from consumer.checks import CHECKS
 from consumer.doctor import examine
 from consumer.examination import Finding, needed_rights
@@ -19,12 +17,11 @@ from consumer.settings import Settings
 from db.checks import MISSING_RIGHTS, RIGHTS
 from db.connect import SCHEMA_REVISION
 from db.migrate import migrate
+from db.roles import Roles
 from tests.acceptance.test_commands import InThisProcess, call, refused  # noqa: F401 # call is a fixture
 from tests.database import Database
 from tests.processes import own_server
 from tests.servers import TemplateDatabase
-
-GRANTS = Path(db.__file__).parent / "service_role.sql"
 
 
 def found(database: Database, url: str | None = None, **variables: str) -> dict[str, Finding]:
@@ -54,7 +51,7 @@ def role(healthy: Database) -> Iterator[str]:
     name = (
         f"doctor_{os.getpid()}_{healthy.value('SELECT oid::int FROM pg_database WHERE datname = current_database()')}"
     )
-    healthy.connection.execute(GRANTS.read_text(encoding="utf-8"))
+    healthy.connection.execute(Roles().as_sql())
     healthy.connection.execute(f"CREATE ROLE {name} LOGIN IN ROLE cabinet_recovery_service")
     yield name
     healthy.connection.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
