@@ -238,6 +238,8 @@ async def recover_in_every_way(database: Database) -> None:
 def report_everything(database: Database) -> None:
     with open_engine(database.settings().database, "test") as engine:
         read_status(engine)
+        read_impact(engine)
+        read_story(engine, "1")
         read_states(engine)
         for lead in list_parked(engine, 1):
             assert read_parked(engine, lead.lead_id)
