@@ -18,6 +18,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from consumer.connection import open_handler
 from consumer.handlers.recover import Asked
+from consumer.impact import read_impact
+from consumer.story import read_story
 from consumer.sweeper import list_all, list_due
 from db import listing
 from db.connect import AccessRefused, Address
@@ -228,7 +230,9 @@ async def recover_in_every_way(database: Database) -> None:
         assert await outcome_of(bad, Asked.BY_OPERATOR) == "failed"
         assert await outcome_of(unknown) == "unknown_lead"
         database.lead(unknown)
-        assert unknown in {one.lead_id for one in await list_due(handler, listing.LIST_WAITING)}
+        assert unknown in {
+            one.lead_id for one in await list_due(handler, listing.LIST_WAITING, after=None, slice_end=unknown)
+        }
         assert await outcome_of(unknown, Asked.BY_SWEEP) == "recovered"  # clears what was recorded
         await list_due(handler, listing.LIST_PENDING, limit=10)
         await list_all(handler, 10)
@@ -239,7 +243,7 @@ def report_everything(database: Database) -> None:
     with open_engine(database.settings().database, "test") as engine:
         read_status(engine)
         read_impact(engine)
-        read_story(engine, "1")
+        read_story(engine, database.lead())
         read_states(engine)
         for lead in list_parked(engine, 1):
             assert read_parked(engine, lead.lead_id)
