@@ -15,7 +15,7 @@ from typing import Literal
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from db import embedded
 from db.embedded import EmbeddedServer, ServerFailed, ServerUnavailable
@@ -260,3 +260,17 @@ def test_a_fork_that_exits_leaves_the_server_alone() -> None:
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
 
     assert "alive" in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_to_try_things_on_tells_how_it_is_reached_and_leaves_nothing(number: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-m", "db.scratch"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        address, programs = process.stdout.readline(), process.stdout.readline()
+        url = address.removeprefix("export DATABASE_URL='").rstrip("'\n")
+        in_a_shell = f'{address}{programs}psql "$DATABASE_URL" -AXtc "SELECT 6 * 7"'
+        answer = subprocess.run(["bash", "-c", in_a_shell], check=True, capture_output=True, text=True).stdout
+        process.send_signal(number)
+
+    assert (answer, process.returncode) == ("42\n", 0)
+    assert not Path(str(conninfo_to_dict(url)["host"])).exists()
