@@ -4,6 +4,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import typer.main
 
 from consumer import cli
+from consumer.settings import Settings, is_address, variable_of
 
 PROJECT = Path(__file__).parents[2]
 PAGES = sorted([PROJECT / "README.md", *PROJECT.glob("docs/*.md"), *PROJECT.glob("deploy/**/*.md")])
@@ -20,7 +22,8 @@ RULES = PROJECT / "deploy" / "prometheus" / "cabinet-recovery.rules.yml"
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 SHELL_LANGUAGES = {"console", "sh", "bash", "cron", "ini"}
-NOT_OURS = {"from", "import", "install"}  # `from consumer import …` is no command
+# At the beginning, but for a path, variables and the five fields of a crontab.
+OURS = re.compile(r"\s*(?:[\d*/,-]+ ){0,5}(?:\w+=\S* )*(?:\S+/|\S+ -m )?consumer (\S.*)$")
 
 
 def text_of(page: Path) -> str:
@@ -99,8 +102,7 @@ def our_commands(line: str) -> Iterator[list[str]]:
     """The words after each `consumer` of a line, up to what the shell makes of the rest; `a|b` stands for two."""
     for alternative in alternatives(re.sub(r" #.*$", "", line)):
         for part in re.split(r" [|&;<>]+ ?| \d?>+ ?|;", alternative):
-            found = re.search(r"(?:^|\S+/|(?<= ))consumer ((?:\S+ ?)+)$", part)
-            if found and not NOT_OURS & set(part.split()):
+            if found := OURS.match(part):
                 yield [word for word in shlex.split(found[1]) if word != "…"]
 
 
@@ -144,6 +146,17 @@ def test_every_command_line_of_a_page_is_one_that_the_program_takes(page: Path) 
     assert refused == {}
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_test_and_setting_that_a_page_names_is_there(page: Path) -> None:
+    code = " ".join(re.findall(r"`([^`]+)`", prose(page)))
+    tests = "".join(text_of(file) + file.name for file in PROJECT.glob("tests/**/test_*.py"))
+    settings = {variable_of(setting) for setting in fields(Settings)}
+    settings |= {f"{variable_of(setting)}_FILE" for setting in fields(Settings) if is_address(setting)}
+
+    assert {name for name in re.findall(r"\btest_\w+", code) if name not in tests} == set()
+    assert set(re.findall(r"\bCABINET_RECOVERY_[A-Z_]*[A-Z]\b", text_of(page))) <= settings
+
+
 @pytest.mark.parametrize(
     ("line", "why"),
     [
@@ -153,6 +166,7 @@ def test_every_command_line_of_a_page_is_one_that_the_program_takes(page: Path) 
         ("consumer parked list|shw", "no such command: shw"),
         ("consumer triggers enable && consumer sweep --jsn", "No such option"),
         ("consumer --versoin", "no such option: --versoin"),
+        ("python -m consumer swep", "no such command: swep"),
     ],
 )
 def test_a_command_line_that_has_rotted_is_found(line: str, why: str | None) -> None:
@@ -161,6 +175,11 @@ def test_a_command_line_that_has_rotted_is_found(line: str, why: str | None) -> 
     assert found
     assert next(filter(None, found), "").startswith(why or "")
     assert any(found) == (why is not None)
+
+
+@pytest.mark.parametrize("line", ["from consumer import run_job", "a consumer is connected", "make consumer x"])
+def test_what_only_speaks_of_a_consumer_is_no_command_line(line: str) -> None:
+    assert list(our_commands(line)) == []
 
 
 class TestTheSpanishRunbook:
