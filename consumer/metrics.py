@@ -1,4 +1,4 @@
-"""What Prometheus is told, by name; docs/metrics.md is made of this."""
+"""What Prometheus is told, by name; docs/reference.md is made of this."""
 
 from bisect import bisect_left
 from collections import Counter

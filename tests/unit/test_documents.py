@@ -67,8 +67,9 @@ def test_every_link_of_a_page_leads_to_a_file_and_a_heading_that_there_is(page: 
     assert dead_links(page, targets, page.parent) == []
 
 
-def test_what_is_deployed_names_pages_and_headings_that_there_are() -> None:
-    files = [file for file in PROJECT.glob("deploy/**/*") if file.is_file()]
+def test_code_and_deployment_name_pages_and_headings_that_there_are() -> None:
+    places = ("deploy/**/*", "consumer/**/*.py", "db/**/*.*", "benchmarks/*.py", "Makefile")
+    files = [file for place in places for file in PROJECT.glob(place) if file.suffix != ".pyc" and file.is_file()]
     named = {file: re.findall(r"\bdocs/[\w.-]+\.md(?:#[\w-]+)?", text_of(file)) for file in files}
 
     assert any(named.values())
