@@ -166,7 +166,8 @@ $$;
 
 -- Not UPDATE on first_recovered_at: it is set once.
 GRANT SELECT (
-    lead_id, first_recovered_at, last_recovered_at, recovered_person_key, recovered_by, recovery_method, updated_at, xmax
+    lead_id, first_recovered_at, last_recovered_at, recovered_person_key, recovered_by, recovery_method, updated_at,
+    xmax
 ), INSERT (
     lead_id, first_recovered_at, last_recovered_at, recovered_person_key, recovered_by, recovery_method, updated_at
 ), UPDATE (
