@@ -1,5 +1,7 @@
 """The service's own tables: audit, outbox, exceptions, settings."""
 
+from alembic import op
+
 from migrations import execution
 
 revision = "0002"
@@ -12,5 +14,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Remove what is ours but the audit, which is the record of what was done and may be the host's own."""
-    for table in ("settings", "exception", "outbox"):
-        execution.run(f"DROP TABLE IF EXISTS ops.cabinet_recovery_{table}")
+    with op.get_context().autocommit_block():
+        for table in ("settings", "exception", "outbox"):
+            execution.run_when_unlocked(f"DROP TABLE IF EXISTS ops.cabinet_recovery_{table}")
