@@ -15,6 +15,7 @@ from consumer.cli_grants import grants
 from consumer.cli_impact import impact
 from consumer.cli_parked import parked
 from consumer.cli_rehearsal import DryRun, rehearse_reprocess, rehearse_sweep
+from consumer.cli_schema import migrate, uninstall
 from consumer.cli_why import why
 from consumer.errors import ExitCode, exit_code_of, one_line
 from consumer.options import Json, load_settings, require_lead_ids
@@ -228,18 +229,8 @@ def status(as_json: Json = False) -> None:
         show_status(found)
 
 
-@app.command(rich_help_panel=SET_UP, epilog="Example: consumer migrate")
-def migrate() -> None:
-    """Bring the service's schema up to date.
-
-    The host's tables are created only where they are missing, and otherwise left as they are. Safe to interrupt, to
-    repeat and to start twice. In the host's database it waits for locks a tenth of a second
-    at a time, so that nobody queues up behind it.
-    """
-    from db.migrate import migrate
-
-    migrate(load_settings().database, tell=lambda line: print(line, file=sys.stderr))
-    print("the schema is up to date", file=sys.stderr)
+app.command(rich_help_panel=SET_UP, epilog="Example: consumer migrate --plan")(migrate)
+app.command(rich_help_panel=SET_UP, epilog="Example: consumer uninstall --yes")(uninstall)
 
 
 @app.command(rich_help_panel=SET_UP, epilog="Example: consumer demo --keep")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # SQLAlchemy takes a third of a second, and a sweep has no us
 
     from consumer.examination import Finding
     from consumer.rehearsal import Planned
+    from db.plan import PlannedObject
     from db.reports import ParkedLead, Status
     from db.trigger_switch import TriggerState
 
@@ -84,7 +85,7 @@ def show_recoveries(recoveries: Iterable[Recovery]) -> None:
     show_table(table)
 
 
-def show_plan(planned: Sequence["Planned"]) -> None:
+def show_plan(planned: Sequence["PlannedObject"]) -> None:
     table = Table("lead", "outcome", "person", "link", "origin", "audit", "why", box=None, pad_edge=False)
     for one in planned:
         writes = (one.person_key or "-", one.link or "-", one.origin or "-", one.audit or "-")
@@ -145,6 +146,13 @@ def show_triggers(states: Sequence["TriggerState"]) -> None:
     table = Table("trigger", "table", "state", box=None, pad_edge=False)
     for one in states:
         table.add_row(one.name, one.table, one.state)
+    show_table(table)
+
+
+def show_plan(planned: Sequence["PlannedObject"]) -> None:
+    table = Table("action", "kind", "object", "", box=None, pad_edge=False)
+    for one in sorted(planned, key=lambda one: one.action):
+        table.add_row(one.action, one.kind, one.name, one.remark)
     show_table(table)
 
 

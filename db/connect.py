@@ -67,6 +67,10 @@ class TableBusy(DatabaseError):
     """A host's table stayed locked by somebody else; nothing is half done, and trying again goes on."""
 
 
+class StillInUse(DatabaseError):
+    """Somebody works with what was to be removed; the text says who. Nothing was changed."""
+
+
 @dataclass(frozen=True)
 class Address:
     """Where the database is, and what variable says so. Its text form never shows the password."""

@@ -96,7 +96,7 @@ def write_script() -> None:
     prologue = (Path(__file__).parent / "script_prologue.sql").read_text(encoding="utf-8")
     context.get_context().impl.static_output(
         prologue.replace("one_migrator", str(ONE_MIGRATOR)).replace(
-            "starting_revision", context.get_starting_revision_argument() or ""
+            "starting_revision", str(context.get_starting_revision_argument() or "")
         )
     )
     with context.begin_transaction():

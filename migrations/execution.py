@@ -24,30 +24,33 @@ WATCH_SECONDS = 2.0
 
 log = logging.getLogger("alembic.cabinet_recovery")
 
-# Words of the session that it sets itself, and no statement of it: that may hold anything.
+# Who they are in their own words, and no statement of theirs: that may hold anything.
 _BACKENDS = """
-    SELECT
-        'backend ' || pid || ' (' || concat_ws(
-            ', ', NULLIF(COALESCE(NULLIF(application_name, ''), backend_type), ''),
-            state || ' in a transaction of ' || round(EXTRACT(EPOCH FROM clock_timestamp() - xact_start)) || ' s'
-        ) || ')'
-    FROM pg_stat_activity
+    WITH backend AS (
+        SELECT
+            pid,
+            xact_start,
+            'backend ' || pid || ' (' || concat_ws(
+                ', ', COALESCE(NULLIF(application_name, ''), backend_type),
+                state || ', in a transaction of ' || round(EXTRACT(EPOCH FROM clock_timestamp() - xact_start)) || ' s'
+            ) || ')' AS in_words
+        FROM pg_stat_activity
+        WHERE pid <> pg_backend_pid()
+    )
 """
-_HOLDER = sa.text(
-    _BACKENDS
-    + """
+_HOLDER = sa.text(f"""{_BACKENDS}
+    SELECT in_words FROM backend
     WHERE pid IN (
         SELECT pid FROM pg_locks
-        WHERE granted AND relation = to_regclass(:relation) AND mode NOT IN ('AccessShareLock', 'RowShareLock')
-        UNION ALL
-        SELECT pid FROM pg_locks
-        WHERE granted AND relation = to_regclass(:relation) AND :is_exclusive
-    ) AND pid <> pg_backend_pid()
+        WHERE granted AND relation = to_regclass(:relation)
+            AND (mode NOT IN ('AccessShareLock', 'RowShareLock') OR :is_exclusive)
+    )
     ORDER BY xact_start
     LIMIT 1
-    """
-)
-_BLOCKER = sa.text(_BACKENDS + "WHERE pid = ANY(pg_blocking_pids(:pid)) ORDER BY xact_start LIMIT 1")
+""")  # noqa: S608 # all of it is here
+_BLOCKER = sa.text(f"""{_BACKENDS}
+    SELECT in_words FROM backend WHERE pid = ANY(pg_blocking_pids(:pid)) ORDER BY xact_start LIMIT 1
+""")  # noqa: S608 # all of it is here
 
 
 class HostTableBusy(RuntimeError):
@@ -148,8 +151,8 @@ def _watch(engine: sa.Engine, pid: int, over: threading.Event) -> None:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             while not over.wait(WATCH_SECONDS):
                 blocker = connection.scalar(_BLOCKER, {"pid": pid})
-                if blocker and blocker.split(" in a transaction")[0] != told:
+                if blocker and blocker.split(", in a transaction")[0] != told:
                     log.info("waiting for the end of %s; it is in nobody's way meanwhile", blocker)
-                    told = blocker.split(" in a transaction")[0]
+                    told = blocker.split(", in a transaction")[0]
     except sa.exc.DBAPIError as error:
         log.info("who is waited for cannot be told: %s", error.orig)

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
+import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from consumer import cli
 from db.embedded import DISPOSABLE_SETTINGS, SHARED_TEMPORARY, EmbeddedServer, runnable_binaries, spawn_options
 
 ELSEWHERE = tempfile.gettempdir()  # not the checkout: what runs is the installed package
@@ -52,6 +54,26 @@ def run_python(
         cwd=ELSEWHERE,
         env=environment(url, **settings),
     )
+
+
+class InThisProcess:
+    """The command line, run in this process: for the many ways to call it wrongly, which come to no database."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capfd = capfd
+
+    def __call__(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        self._capfd.readouterr()  # what others said before
+        with self._monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["consumer", *arguments])
+            patch.delenv("DATABASE_URL", raising=False)
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            with pytest.raises(SystemExit) as left:
+                cli.main()
+        said = self._capfd.readouterr()
+        return subprocess.CompletedProcess(arguments, int(left.value.code or 0), said.out, said.err)
 
 
 def eventually(look: Callable[[], Found], seconds: float = PATIENCE_SECONDS) -> Found:

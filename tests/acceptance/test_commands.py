@@ -22,7 +22,6 @@ import pytest
 import structlog
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from consumer import cli
 from consumer.settings import Settings, variable_of
 from db.connect import SCHEMA_REVISION, Address
 from db.embedded import EmbeddedServer
@@ -31,6 +30,7 @@ from tests.database import Database
 from tests.processes import (
     ELSEWHERE,
     PATIENCE_SECONDS,
+    InThisProcess,
     environment,
     eventually,
     over_tcp,
@@ -68,26 +68,6 @@ def refused(done: CompletedProcess[str], status: int) -> str:
     (line,) = done.stderr.splitlines()
     assert re.match(r"consumer: \S", line), line
     return line.removeprefix("consumer: ")
-
-
-class InThisProcess:
-    """The command line, run in this process: for the many ways to call it wrongly, which come to no database."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch = monkeypatch
-        self._capfd = capfd
-
-    def __call__(self, *arguments: str, **variables: str) -> CompletedProcess[str]:
-        self._capfd.readouterr()  # what others said before
-        with self._monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", ["consumer", *arguments])
-            patch.delenv("DATABASE_URL", raising=False)
-            for name, value in variables.items():
-                patch.setenv(name, value)
-            with pytest.raises(SystemExit) as left:
-                cli.main()
-        said = self._capfd.readouterr()
-        return CompletedProcess(arguments, int(left.value.code or 0), said.out, said.err)
 
 
 @pytest.fixture
