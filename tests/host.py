@@ -137,10 +137,17 @@ def run(url: str, script: str) -> None:
         connection.execute(script.encode())
 
 
-def dump(url: str) -> dict[str, str]:
+def dump(url: str, *options: str) -> dict[str, str]:
     """Everything in a database, definitions and rows, as pg_dump writes it: an entry per object."""
     text = subprocess.run(
-        [runnable_binaries() / "pg_dump", "--no-tablespaces", "--no-table-access-method", "--restrict-key=fixed", url],
+        [
+            runnable_binaries() / "pg_dump",
+            "--no-tablespaces",
+            "--no-table-access-method",
+            "--restrict-key=fixed",
+            *options,
+            url,
+        ],
         check=True,
         capture_output=True,
         text=True,

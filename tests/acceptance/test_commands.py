@@ -46,7 +46,7 @@ NINE_KEYS = {
     *("audit_created", "audit_updated", "skipped", "errors"),
 }
 COMMANDS = (
-    *(("run",), ("sweep",), ("reprocess",), ("status",), ("migrate",), ("demo",), ("triggers",)),
+    *(("run",), ("sweep",), ("reprocess",), ("status",), ("migrate",), ("demo",), ("triggers",), ("uninstall",)),
     *(("triggers", "enable"), ("triggers", "disable"), ("triggers", "status")),
     *(("parked",), ("parked", "list"), ("parked", "show"), ("parked", "retry")),
     *(("impact",), ("why",), ("doctor",)),
@@ -174,7 +174,7 @@ class TestWrongArguments:
 
 
 class TestSettings:
-    @pytest.mark.parametrize("command", [("run",), ("migrate",), *WORKING], ids=" ".join)
+    @pytest.mark.parametrize("command", [("run",), ("migrate",), ("uninstall", "--yes"), *WORKING], ids=" ".join)
     def test_without_an_address_nothing_starts(self, call: InThisProcess, command: tuple[str, ...]) -> None:
         for address in ({}, {"DATABASE_URL": ""}, {"DATABASE_URL": "  "}):
             line = refused(call(*command, **address), 2)
