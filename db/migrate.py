@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psycopg
+import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
@@ -95,6 +96,11 @@ def running(address: Address, tell: Tell = lambda _line: None) -> Iterator[Confi
         yield config
     except HostTableBusy as error:
         raise TableBusy(str(error)) from error
+    except sa.exc.InvalidRequestError as error:
+        # Ctrl-C severs the connection, and Alembic, which tidies up, stumbles over that.
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
     except CommandError as error:
         if not isinstance(error.__cause__, ResolutionError):
             raise
