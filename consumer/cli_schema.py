@@ -49,7 +49,7 @@ def migrate(
 
 
 def _foretell(*, as_sql: bool) -> None:
-    from consumer.report import show_plan
+    from consumer.report import show_migration
     from db.host import open_session, require_fitting_host
     from db.migrate import write_script
     from db.plan import plan
@@ -64,7 +64,7 @@ def _foretell(*, as_sql: bool) -> None:
     elif isinstance(found, str):
         print(found, end="")
     else:
-        show_plan(found)
+        show_migration(found)
 
 
 def uninstall(

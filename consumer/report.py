@@ -85,7 +85,7 @@ def show_recoveries(recoveries: Iterable[Recovery]) -> None:
     show_table(table)
 
 
-def show_plan(planned: Sequence["PlannedObject"]) -> None:
+def show_plan(planned: Sequence["Planned"]) -> None:
     table = Table("lead", "outcome", "person", "link", "origin", "audit", "why", box=None, pad_edge=False)
     for one in planned:
         writes = (one.person_key or "-", one.link or "-", one.origin or "-", one.audit or "-")
@@ -149,7 +149,7 @@ def show_triggers(states: Sequence["TriggerState"]) -> None:
     show_table(table)
 
 
-def show_plan(planned: Sequence["PlannedObject"]) -> None:
+def show_migration(planned: Sequence["PlannedObject"]) -> None:
     table = Table("action", "kind", "object", "", box=None, pad_edge=False)
     for one in sorted(planned, key=lambda one: one.action):
         table.add_row(one.action, one.kind, one.name, one.remark)
