@@ -18,6 +18,7 @@ from db.connect import Address
 from db.embedded import runnable_binaries
 from db.host import HostDoesNotFit, require_fitting_host
 from db.migrate import migrate
+from db.roles import Roles
 from tests.database import Database
 from tests.host import EFFECTIVE, HOST, IMPACT, OLD_VIEWS, dump, is_ours, run
 from tests.processes import ELSEWHERE, Daemon, InThisProcess, environment, eventually
@@ -373,7 +374,7 @@ class TestUninstall:
     def test_leaves_the_hosts_schema_as_it_was(self, call: InThisProcess, url: str) -> None:
         before = dump(url)
         migrate(Address.parse(url))
-        run(url, (PROJECT_FILE.parent / "db" / "service_role.sql").read_text())
+        run(url, Roles().as_sql())
 
         done = call("uninstall", "--yes", DATABASE_URL=url)
 
