@@ -21,7 +21,7 @@ from consumer.handlers.recover import Asked
 from consumer.impact import read_impact
 from consumer.story import read_story
 from consumer.sweeper import list_all, list_due
-from db import listing
+from db import checks, listing
 from db.connect import AccessRefused, Address
 from db.engine import open_engine
 from db.migrate import migrate
@@ -247,6 +247,9 @@ def report_everything(database: Database) -> None:
         read_states(engine)
         for lead in list_parked(engine, 1):
             assert read_parked(engine, lead.lead_id)
+    # Not the whole doctor, who asks for every right by name.
+    with psycopg.connect(database.url) as connection:
+        connection.execute(checks.SETTINGS)
 
 
 class TestTheEngine:
