@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -117,12 +117,20 @@ def over_tcp(server: EmbeddedServer, conninfo: str, **changes: str) -> str:
 class Daemon:
     """A `consumer run`, whose log is read as it is written; leaving the `with` block kills what is left of it.
 
-    `variables` of the environment come beside the `settings`, which are given by field name.
+    `variables` of the environment come beside the `settings`, which are given by field name. `command` is another way
+    to the same daemon.
     """
 
-    def __init__(self, url: str | None, variables: Mapping[str, str] | None = None, **settings: str) -> None:
+    def __init__(
+        self,
+        url: str | None,
+        variables: Mapping[str, str] | None = None,
+        *,
+        command: Sequence[str] = (sys.executable, "-m", "consumer", "run"),
+        **settings: str,
+    ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "consumer", "run"],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

