@@ -48,9 +48,8 @@ lint: setup ## ruff, mypy --strict, import-linter, sqlfluff
 	.venv/bin/sqlfluff lint --disable-progress-bar db
 
 check: lint ## What CI runs: lint and every test
-	.venv/bin/pytest -n 2 -m "not alone and not systemd and not chaos and not scale"
+	.venv/bin/pytest -n 2 -m "not systemd and not chaos and not scale"
 	.venv/bin/pytest -s -m systemd
-	.venv/bin/pytest -s -m alone
 
 format: setup ## Format Python and SQL
 	.venv/bin/ruff check --fix

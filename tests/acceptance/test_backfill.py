@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -15,9 +14,8 @@ from consumer.due import Agenda, DueLead, DueList
 from consumer.sweeper import list_due
 from db import listing
 from tests.database import Database
-from tests.servers import TemplateDatabase
 
-LEADS = 100_000
+LEADS = 40_000
 
 PLAIN = """
 BEGIN;
@@ -77,15 +75,6 @@ def sweep(url: str, limit: int) -> tuple[dict[str, int], float, float]:
     return json.loads(answer), time.perf_counter() - started, usage.ru_maxrss / 1024
 
 
-@pytest.fixture
-def other_database(template: TemplateDatabase) -> Iterator[Database]:
-    url = template.fresh()
-    found = Database(url)
-    yield found
-    found.close()
-    template.drop(url)
-
-
 def test_a_list_of_any_length_comes_in_its_order(database: Database) -> None:
     load(database, 1_201)
     database.run("DELETE FROM ops.cabinet_recovery_outbox WHERE right(lead_id, 1) = '7'")
@@ -123,33 +112,18 @@ def test_an_agenda_comes_to_every_lead_once_wherever_it_jumps() -> None:
     assert sorted(seen, key=lambda lead: int(lead.lead_id)) == leads
 
 
-@pytest.mark.alone
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("has_events", [True, False], ids=["with events", "by state alone"])
-def test_a_backfill_keeps_pace_with_plain_statements(
-    database: Database, other_database: Database, *, has_events: bool
-) -> None:
-    load(other_database, LEADS)
-    # The ceiling pays for no trigger of ours.
-    other_database.run("ALTER TABLE canon.identity_links DISABLE TRIGGER USER")
-    started = time.perf_counter()
-    other_database.connection.execute(PLAIN)
-    plain_seconds = time.perf_counter() - started
+def test_a_backfill_is_whole_and_takes_no_more_memory_for_more_leads(database: Database, *, has_events: bool) -> None:
     load(database, LEADS)
     if not has_events:
         database.run("TRUNCATE ops.cabinet_recovery_outbox")
 
-    _, _, small_mb = sweep(database.url, 10_000)
-    answer, seconds, large_mb = sweep(database.url, LEADS)
+    _, _, small_mb = sweep(database.url, 5_000)
+    answer, _, large_mb = sweep(database.url, LEADS)
 
-    assert answer["processed"] == answer["links_created"] == answer["origins_created"] == LEADS - 10_000
+    assert answer["processed"] == answer["links_created"] == answer["origins_created"] == LEADS - 5_000
     assert database.value("SELECT count(*) FROM ops.cabinet_lead_recovery_audit") == LEADS
-    rate, ceiling = answer["processed"] / seconds, LEADS / plain_seconds
-    print(f"\nsweep {rate:,.0f} leads/s, plain statements {ceiling:,.0f} leads/s: {rate / ceiling:.2f}")
-    print(f"most memory: {small_mb:.0f} MB for 10,000 leads, {large_mb:.0f} MB for {LEADS - 10_000:,}")
-    # The aim is 0.4, on two idle cores; half of it leaves room for a noisy machine and none for a plan gone wrong.
-    assert rate >= 0.2 * ceiling
     assert large_mb < small_mb + 50
     before = database.row_versions()
     assert sweep(database.url, LEADS)[0]["processed"] == 0
