@@ -25,7 +25,7 @@ demo: setup ## See it work: a server, a fleet, a matching engine, the consumer (
 	@.venv/bin/consumer demo
 
 test: setup ## Run the tests that fit into four minutes
-	.venv/bin/pytest -n 2 -m "not slow and not systemd and not chaos and not scale"
+	.venv/bin/pytest -n 3 -m "not slow and not systemd and not chaos and not scale"
 
 chaos: setup ## Strike it with every fault there is, and print what they came to (8 min; FORM=short: 2 min)
 	@# Most of the time is waiting for faults to last. TABLE=docs/reliability.md puts the table there.
