@@ -17,31 +17,42 @@ UV = shutil.which("uv") or str(PROJECT / ".venv" / "bin" / "uv")
 pytestmark = [pytest.mark.slow]
 
 
-def run(*command: str | Path, cwd: Path, **variables: str) -> str:
-    done = subprocess.run(
+def attempt(*command: str | Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    passed_on = {name: value for name, value in os.environ.items() if name.startswith("UV_")}
+    return subprocess.run(
         command,
         check=False,
         capture_output=True,
         text=True,
         timeout=100,
         cwd=cwd,
-        env=environment(None) | {name: os.environ[name] for name in os.environ if name.startswith("UV_")} | variables,
+        env=environment(None) | passed_on | variables,
     )
+
+
+def run(*command: str | Path, cwd: Path, **variables: str) -> str:
+    done = attempt(*command, cwd=cwd, **variables)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
+def uv(*arguments: str | Path, cwd: Path, **variables: str) -> None:
+    """Out of the cache, which `make setup` has filled; from the index only where that falls short."""
+    if attempt(UV, "--offline", *arguments, cwd=cwd, **variables).returncode:
+        run(UV, *arguments, cwd=cwd, **variables)
+
+
 @pytest.fixture(scope="module")
 def consumer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The command, in a fresh environment that has the wheel and what uv.lock pins, out of uv's cache where it can."""
+    """The command, in a fresh environment that has the wheel and what uv.lock pins."""
     folder = tmp_path_factory.mktemp("wheel")
     fresh = folder / "venv"
-    run(UV, "build", "--wheel", "--out-dir", folder, PROJECT, cwd=folder)
+    uv("build", "--wheel", "--out-dir", folder, PROJECT, cwd=folder)
     locked = ("sync", "--frozen", "--no-dev", "--extra", "demo", "--no-install-project", "--compile-bytecode")
-    run(UV, *locked, "--project", PROJECT, cwd=folder, UV_PROJECT_ENVIRONMENT=str(fresh))
+    uv(*locked, "--project", PROJECT, cwd=folder, UV_PROJECT_ENVIRONMENT=str(fresh))
     [wheel] = folder.glob("*.whl")
-    run(UV, "pip", "install", "--no-deps", "--compile-bytecode", "--python", fresh, wheel, cwd=folder)
-    run(UV, "pip", "check", "--python", fresh, cwd=folder)
+    uv("pip", "install", "--no-deps", "--compile-bytecode", "--python", fresh, wheel, cwd=folder)
+    uv("pip", "check", "--python", fresh, cwd=folder)
     return fresh / "bin" / "consumer"
 
 
