@@ -96,7 +96,7 @@ class Answer:
     lead_id: str
     outcome: str
     found_by: FoundBy
-    lag_ms: float
+    lag_ms: float | None  # None where no event told of the match
 
 
 @dataclass(frozen=True)
@@ -119,15 +119,19 @@ class Tally:
 
     @property
     def lags_ms(self) -> Sequence[float]:
-        return [answer.lag_ms for answer in self.live if answer.outcome == RECOVERED]
+        return [one.lag_ms for one in self.live if one.outcome == RECOVERED and one.lag_ms is not None]
+
+    @property
+    def recovered(self) -> int:
+        return sum(answer.outcome == RECOVERED for answer in self.live)
 
     @property
     def others(self) -> Mapping[str, int]:
         return Counter(answer.outcome for answer in self.live if answer.outcome != RECOVERED)
 
     def __str__(self) -> str:
-        recovered, others = len(self.lags_ms), sum(self.others.values())
-        return f"matched {self.matched}, recovered {recovered}, left alone {others}; at start {self.recovered_at_start}"
+        others = sum(self.others.values())
+        return f"matched {self.matched}, recovered {self.recovered}, left alone {others}; at start {self.recovered_at_start}"
 
     @property
     def unanswered(self) -> int:
@@ -246,7 +250,7 @@ def _event(line: str) -> dict[str, Any]:
 
 def _answer(event: dict[str, Any]) -> Answer | None:
     subject, _, outcome = event["event"].partition(".")
-    if subject != "lead" or event.get("lag_ms") is None:
+    if subject != "lead" or outcome in {"failed", "parked"}:
         return None
     # Whoever was matched by a job has the link from us.
     found_by: FoundBy = "job" if event["link"] else "link"

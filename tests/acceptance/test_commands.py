@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import Field, fields
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -506,6 +506,8 @@ class TestSweep:
                 eventually(lambda: held_backends(database))
                 while sweep.poll() is None:
                     sweep.send_signal(signal.SIGINT)
+                    with suppress(subprocess.TimeoutExpired):
+                        sweep.wait(0.05)
                 said = sweep.communicate(timeout=PATIENCE_SECONDS)
 
             assert (sweep.returncode, *said) == (-signal.SIGINT, "", "")

@@ -229,11 +229,11 @@ class TestBeingAskedTwice:
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
 def test_a_role_that_dies_takes_the_process_with_it_and_is_named(database: Database, log_format: str) -> None:
-    """A defect, here of the schema: an event that has no time. What variables hold is not for the log."""
+    """A defect, here of the schema: an event of no time that there is. What variables hold is not for the log."""
     definition = database.value("SELECT pg_get_viewdef('ops.v_cabinet_recovery_pending'::regclass)")
     database.connection.execute(
         "CREATE OR REPLACE VIEW ops.v_cabinet_recovery_pending AS SELECT lead_id, events, "
-        f"NULL::timestamptz AS requested_at, parked_at, next_attempt_at, is_due FROM ({definition.rstrip(';')}) AS told"
+        f"'infinity'::timestamptz AS requested_at, parked_at, next_attempt_at, is_due FROM ({definition.rstrip(';')}) AS told"
     )
     match(database, unmatched_leads(database, "any", 1))
 
