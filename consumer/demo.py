@@ -241,7 +241,8 @@ def _counts(play: Play) -> str:
 
 def _cells(answer: Answer) -> Sequence[str]:
     way = {"job": "matching job", "link": "identity link"}[answer.found_by]
-    return f"{answer.at:%H:%M:%S}", answer.lead_id, way, answer.outcome, "" if answer.lag_ms is None else f"{answer.lag_ms:.1f} ms"
+    lag = "" if answer.lag_ms is None else f"{answer.lag_ms:.1f} ms"
+    return f"{answer.at:%H:%M:%S}", answer.lead_id, way, answer.outcome, lag
 
 
 def _show_closing(console: Console, tally: Tally, before: Mapping[str, int], after: Mapping[str, int]) -> None:

@@ -131,7 +131,8 @@ class Tally:
 
     def __str__(self) -> str:
         others = sum(self.others.values())
-        return f"matched {self.matched}, recovered {self.recovered}, left alone {others}; at start {self.recovered_at_start}"
+        live = f"matched {self.matched}, recovered {self.recovered}, left alone {others}"
+        return f"{live}; at start {self.recovered_at_start}"
 
     @property
     def unanswered(self) -> int:

@@ -233,7 +233,8 @@ def test_a_role_that_dies_takes_the_process_with_it_and_is_named(database: Datab
     definition = database.value("SELECT pg_get_viewdef('ops.v_cabinet_recovery_pending'::regclass)")
     database.connection.execute(
         "CREATE OR REPLACE VIEW ops.v_cabinet_recovery_pending AS SELECT lead_id, events, "
-        f"'infinity'::timestamptz AS requested_at, parked_at, next_attempt_at, is_due FROM ({definition.rstrip(';')}) AS told"
+        "'infinity'::timestamptz AS requested_at, parked_at, next_attempt_at, is_due "
+        f"FROM ({definition.rstrip(';')}) AS told"
     )
     match(database, unmatched_leads(database, "any", 1))
 
