@@ -24,19 +24,28 @@ class Inbox:
     def offer(self, payload: str) -> None:
         """Take in one notification; never blocks."""
         self.received += 1
-        if not payload:
+        if payload:
+            self.add(payload)
+        else:
             self._on_overflow()
-        elif len(self._lead_ids) >= self._size and payload not in self._lead_ids:
+
+    def add(self, lead_id: str) -> None:
+        """Take in a lead, of which somebody need not have notified; never blocks."""
+        if len(self._lead_ids) >= self._size and lead_id not in self._lead_ids:
             self.dropped += 1
             self._on_overflow()
         else:
-            self._lead_ids[payload] = None
+            self._lead_ids[lead_id] = None
             self._filled.set()
 
     def refuse(self) -> None:
         """Count a notification whose payload is no text: it names no lead."""
         self.received += 1
         self.refused += 1
+
+    @property
+    def waiting(self) -> int:
+        return len(self._lead_ids)
 
     async def take(self, most: int) -> list[str]:
         """Wait for lead ids and take up to `most`: as many as came while the last ones were worked on.

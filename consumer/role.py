@@ -56,9 +56,11 @@ class Role:
         self._task: asyncio.Task[None] | None = None
         self._is_closing = False
 
-    def start(self, group: asyncio.TaskGroup) -> asyncio.Task[None]:
-        """Run in the group, from now until closed; once only, however often it is called."""
-        self._task = self._task or group.create_task(self._run(), name=self.name)
+    def start(
+        self, group: asyncio.TaskGroup, wanted: Callable[[], Awaitable[None]] | None = None
+    ) -> asyncio.Task[None]:
+        """Run in the group, from when it is wanted until closed; once only, however often it is called."""
+        self._task = self._task or group.create_task(self._run(wanted), name=self.name)
         return self._task
 
     def close(self) -> None:
@@ -81,9 +83,11 @@ class Role:
         if self._connection is not None:
             sever(self._connection)
 
-    async def _run(self) -> None:
+    async def _run(self, wanted: Callable[[], Awaitable[None]] | None) -> None:
         """Raise what no waiting mends (db.connect.DatabaseError), and RoleDied for what nobody foresaw."""
         try:
+            if wanted is not None:
+                await wanted()
             while not self._is_closing:
                 await self._live_once()
         except DatabaseError:

@@ -13,6 +13,7 @@ from consumer.errors import Aborted
 from consumer.handlers.outcome import Outcome
 from consumer.handlers.recover import Handler
 from consumer.inbox import Inbox
+from consumer.keeper import Keeper
 from consumer.listener import Listener
 from consumer.log import reread_level
 from consumer.outage import Outage
@@ -37,7 +38,8 @@ EXIT_SECONDS = 5  # for all the rest, once the grace is over
 
 
 class Service:
-    """Listener, worker, sweeper and prober, each on a connection of its own, in one task group.
+    """Listener, worker, sweeper and prober, each on a connection of its own, in one task group; and a keeper from
+    when the mode of notification is first adaptive.
 
     A role that loses its connection gets another by itself; one that fails otherwise takes the process with it,
     so that it is never half alive. While one has none, or the listener is not proved to hear what is sent, frequent
@@ -63,9 +65,11 @@ class Service:
         )
         self._outage = Outage(settings.outage_log_interval_seconds, on_begin=self._sweeper.wake)
         self._listener = Listener(self._inbox, self._proof)
-        self._prober = Prober(self._proof)
+        self._keeper = Keeper(self._inbox, self._sweeper.wake)
+        self._prober = Prober(self._proof, self._keeper.note_mode)
         self._worker = Worker(self._inbox, settings.batch_size, self._sweeper.wake)
         self._roles = self._make_roles()
+        self._wanted = {"keeper": self._keeper.wanted}
         self._watchdog = Watchdog(self._manager, self._roles, self._describe)
         self._monitor = self._make_monitor()
 
@@ -83,6 +87,7 @@ class Service:
             Role("worker", self._work, place, outage),
             Role("sweeper", self._sweep, place, outage),
             Role("prober", self._probe, place, outage, holds_work=False),
+            Role("keeper", self._keep, direct, outage, holds_work=False),
         ]
 
     def _make_monitor(self) -> "Monitor | None":
@@ -107,7 +112,7 @@ class Service:
             watching = [group.create_task(self._watchdog.run(), name="watchdog")]
             if self._monitor is not None:
                 watching.append(group.create_task(self._monitor.run(), name="monitor"))
-            tasks = [role.start(group) for role in self._roles]
+            tasks = [role.start(group, self._wanted.get(role.name)) for role in self._roles]
             await self._stopping.wait()
             try:
                 await self._stop(tasks)
@@ -171,6 +176,9 @@ class Service:
 
     def _handler_on(self, connection: Connection) -> Handler:
         return handler_on(connection, self._settings, self._monitor.handler if self._monitor else Handler)
+
+    async def _keep(self, connection: Connection, progress: Callable[[], None]) -> None:
+        await self._keeper.use(connection, progress)
 
     async def _probe(self, connection: Connection, progress: Callable[[], None]) -> None:
         await self._prober.use(connection, progress)

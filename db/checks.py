@@ -60,7 +60,10 @@ RIGHTS: dict[str, dict[str, str]] = {
         "INSERT": "lead_id outcome sqlstate message attempts failed_events match_waits",
         "UPDATE": _FAILURE,
     },
-    "ops.cabinet_recovery_settings": {"SELECT": "business_time_zone notify_mode"},
+    "ops.cabinet_recovery_settings": {
+        "SELECT": "only_row business_time_zone notify_mode awake_until",
+        "UPDATE": "awake_until",
+    },
     "ops.cabinet_recovery_alembic_version": {"SELECT": "version_num"},
     "ops.v_cabinet_recovery_identity": {"SELECT": ""},
     "ops.v_cabinet_recovery_decision": {"SELECT": ""},

@@ -201,7 +201,12 @@ GRANT SELECT (
     person_key, origin_tag_old, origin_source_id_old, resolution_status_old, origin_tag_new, origin_source_id_new,
     resolution_status_new, changed_at
 ) ON canon.identity_origin_history TO cabinet_recovery_service;
-GRANT SELECT (business_time_zone, notify_mode) ON ops.cabinet_recovery_settings TO cabinet_recovery_service;
+-- In mode 'adaptive' the daemon tells the engine until when it is awake; it may change nothing else there.
+GRANT SELECT (
+    only_row, business_time_zone, notify_mode, awake_until
+), UPDATE (
+    awake_until
+) ON ops.cabinet_recovery_settings TO cabinet_recovery_service;
 
 GRANT SELECT (version_num) ON ops.cabinet_recovery_alembic_version TO cabinet_recovery_service;
 

@@ -54,6 +54,7 @@ settings = sa.Table(
     sa.Column("business_time_zone", sa.Text, nullable=False),
     sa.Column("notify_mode", sa.Text, nullable=False),
     sa.Column("replaced_views", JSONB, nullable=False),
+    sa.Column("awake_until", _instant),
 )
 
 # The views, by the columns that reports read.

@@ -4,7 +4,7 @@
 -- Writes:   ops.cabinet_recovery_outbox, one row per cabinet lead of the statement
 -- Notifies: cabinet_recovery, payload = lead_id; a single '' ("sweep soon") for more than 200 leads, and in place
 --           of an id that is no valid payload
--- Silent:   as cabinet_recovery_notify is
+-- Silent:   as cabinet_recovery_notify is, and where cabinet_recovery_rings says so
 -- Runs in:  the matching engine's transaction: it must neither wait nor fail
 -- Skips:    our own writes, known by a mark that only the transaction which set it can carry
 
@@ -41,7 +41,7 @@ BEGIN
         SELECT source_id, matched_person_key FROM old_rows
         WHERE source_type = 'cabinet' AND source_id IS NOT NULL AND status = 'matched' AND matched_person_key IS NOT NULL
     ) AS changed
-    WHERE settings.notify_mode <> 'off';
+    WHERE ops.cabinet_recovery_rings(settings.notify_mode, settings.awake_until);
     RETURN NULL;
 END
 $$;

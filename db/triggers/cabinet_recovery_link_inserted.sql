@@ -4,7 +4,7 @@
 -- Writes:   ops.cabinet_recovery_outbox, one row per cabinet lead of the statement
 -- Notifies: cabinet_recovery, payload = lead_id; a single '' ("sweep soon") for more than 200 leads, and in place
 --           of an id that is no valid payload
--- Silent:   as cabinet_recovery_notify is
+-- Silent:   as cabinet_recovery_notify is, and where cabinet_recovery_rings says so
 -- Runs in:  the matching engine's transaction: it must neither wait nor fail
 -- Skips:    our own writes, known by a mark that only the transaction which set it can carry
 
@@ -27,7 +27,7 @@ BEGIN
     -- What cabinet_recovery_notify does, in one statement: each that is begun costs the engine as much as a NOTIFY.
     PERFORM pg_notify('cabinet_recovery', CASE WHEN octet_length(new_rows.source_pk) <= 7999 THEN new_rows.source_pk ELSE '' END)
     FROM ops.cabinet_recovery_settings AS settings CROSS JOIN new_rows
-    WHERE settings.notify_mode <> 'off'
+    WHERE ops.cabinet_recovery_rings(settings.notify_mode, settings.awake_until)
         AND source_table = 'module_ct_cabinet_leads';
     RETURN NULL;
 END

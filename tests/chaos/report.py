@@ -14,7 +14,7 @@ TABLE_FILE = "CHAOS_TABLE"
 MARKERS = ("<!-- table of make chaos: begin -->", "<!-- table of make chaos: end -->")
 
 # Each fault's name starts with one of these.
-GROUPS = ("consumer", "server", "network", "locks", "scale", "topology", "sequences", "soak")
+GROUPS = ("consumer", "adaptive", "server", "network", "locks", "scale", "topology", "sequences", "soak")
 HEADINGS = (
     *("fault", "struck", "matches", "lost", "doubled", "engine's aborts"),
     *("recovered after, median", "worst", "longest wait", "next match"),

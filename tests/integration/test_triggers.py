@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from typing import LiteralString
 
 import psycopg
 import pytest
@@ -62,6 +63,11 @@ class Wire:
 
     def news(self) -> tuple[list[tuple[str, str]], list[str]]:
         return self.events(), self.payloads()
+
+
+def adapt(database: Database, lease: LiteralString) -> None:
+    """As a keeper leaves the settings in mode 'adaptive'."""
+    database.run("UPDATE ops.cabinet_recovery_settings SET notify_mode = 'adaptive', awake_until = " + lease)
 
 
 SILENCE: tuple[list[tuple[str, str]], list[str]] = ([], [])
@@ -311,6 +317,45 @@ class TestAStatement:
 
         assert wire.news() == ([("one", "matching_job"), ("two", "identity_link")], [])
 
+    def test_in_mode_adaptive_rings_unless_a_keeper_is_awake(self, database: Database, wire: Wire) -> None:
+        adapt(database, lease="NULL")
+        database.job("nobody is awake", database.person())
+        adapt(database, lease="clock_timestamp() - interval '1 ms'")
+        database.job("nobody is awake any more", database.person())
+        adapt(database, lease="clock_timestamp() + interval '1 minute'")
+        database.job("found by the keeper", database.person())
+        database.link("found as well", database.person())
+        database.job("found by the keeper", database.person())
+        database.link("found as well", database.person())
+
+        assert wire.payloads() == ["nobody is awake", "nobody is awake any more"]
+        assert len(wire.events()) == 6
+
+    def test_that_is_silent_is_known_by_its_lock_until_its_end(
+        self, database: Database, engine: psycopg.Connection
+    ) -> None:
+        adapt(database, lease="clock_timestamp() + interval '1 minute'")
+        match(engine, database.person(), "silent")
+
+        assert not database.value("SELECT pg_try_advisory_lock(7214614116)")
+        engine.commit()
+        assert database.value("SELECT pg_try_advisory_lock(7214614116)")
+
+    def test_rings_without_waiting_where_the_keeper_has_fallen_asleep_meanwhile(
+        self, database: Database, wire: Wire, engine: psycopg.Connection
+    ) -> None:
+        adapt(database, lease="clock_timestamp() + interval '1 minute'")
+        person = database.person()
+        engine.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        engine.execute("SELECT 1")  # its snapshot shows the lease for ever
+        database.run("SELECT pg_advisory_lock(7214614116)")
+        adapt(database, lease="NULL")
+
+        match(engine, person, "heard")
+        engine.commit()
+
+        assert wire.payloads() == ["heard"]
+
     @pytest.mark.parametrize("statement", ["DELETE FROM {}", "TRUNCATE {}"])
     def test_that_deletes_tells_nothing(self, database: Database, wire: Wire, statement: str) -> None:
         database.link("one", database.person())
@@ -466,6 +511,21 @@ class TestTheEngineSSession:
 
         assert len(wire.events()) == 2_000
         assert wire.payloads() == [""]
+
+    def test_may_be_prepared_while_a_keeper_is_awake_and_holds_the_lock_until_it_is_committed(
+        self, two_phase_database: Database
+    ) -> None:
+        adapt(two_phase_database, lease="clock_timestamp() + interval '1 minute'")
+        person = two_phase_database.person()
+        with psycopg.connect(two_phase_database.url) as engine:
+            engine.tpc_begin(engine.xid(1, "match", "engine"))
+            match(engine, person, "one")
+            engine.tpc_prepare()
+            assert not two_phase_database.value("SELECT pg_try_advisory_lock(7214614116)")
+            engine.tpc_commit()
+
+        assert two_phase_database.events() == [("one", "matching_job")]
+        assert two_phase_database.value("SELECT pg_try_advisory_lock(7214614116)")
 
     def test_may_commit_in_two_phases_in_mode_off(self, two_phase_database: Database) -> None:
         two_phase_database.run("UPDATE ops.cabinet_recovery_settings SET notify_mode = 'off'")

@@ -1,0 +1,52 @@
+"""Mode 'adaptive': no notification while a keeper is awake. The triggers stay, so no table of the host's is locked."""
+
+from migrations import execution
+
+revision = "0008"
+down_revision = "0007"
+
+FUNCTIONS = (
+    "cabinet_recovery_link_inserted",
+    "cabinet_recovery_link_updated",
+    "cabinet_recovery_job_inserted",
+    "cabinet_recovery_job_updated",
+)
+
+ADD_LEASE = """
+ALTER TABLE ops.cabinet_recovery_settings
+ADD COLUMN IF NOT EXISTS awake_until timestamptz,
+DROP CONSTRAINT IF EXISTS cabinet_recovery_settings_notify_mode_check,
+ADD CONSTRAINT cabinet_recovery_settings_notify_mode_check CHECK (notify_mode IN ('on', 'adaptive', 'off'));
+"""
+# The daemon reads the mode, whether or not anybody thinks of granting the rights again.
+GRANT = """
+DO $$
+BEGIN
+    IF to_regrole('cabinet_recovery_service') IS NOT NULL THEN
+        GRANT SELECT (only_row, notify_mode, awake_until), UPDATE (awake_until)
+        ON ops.cabinet_recovery_settings TO cabinet_recovery_service;
+    END IF;
+END
+$$
+"""
+REMOVE_LEASE = """
+DROP FUNCTION ops.cabinet_recovery_rings(text, timestamptz);
+UPDATE ops.cabinet_recovery_settings SET notify_mode = 'on' WHERE notify_mode = 'adaptive';
+ALTER TABLE ops.cabinet_recovery_settings
+DROP CONSTRAINT cabinet_recovery_settings_notify_mode_check,
+ADD CONSTRAINT cabinet_recovery_settings_notify_mode_check CHECK (notify_mode IN ('on', 'off')),
+DROP COLUMN awake_until;
+"""
+
+
+def upgrade() -> None:
+    execution.run(ADD_LEASE)
+    execution.run(GRANT)
+    for function in ("cabinet_recovery_rings", *FUNCTIONS):
+        execution.run(execution.frozen(f"0008_{function}"))
+
+
+def downgrade() -> None:
+    for function in FUNCTIONS:
+        execution.run(execution.frozen(f"0007_{function}"))
+    execution.run(REMOVE_LEASE)

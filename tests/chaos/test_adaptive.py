@@ -1,0 +1,53 @@
+"""Faults that strike while a keeper is awake, and the engine therefore does not notify."""
+
+from tests.chaos.form import in_form
+from tests.chaos.trial import Trial
+from tests.processes import Daemon, eventually
+
+OFTEN = {"proof_interval_seconds": "2"}  # the mode is learned with each proof
+
+
+def begin(trial: Trial) -> None:
+    """From now on the trial's daemon is the keeper, and another one stands by."""
+    trial.ask("UPDATE ops.cabinet_recovery_settings SET notify_mode = 'adaptive'")
+    trial.daemon.wait_for("keeper.asleep")
+    trial.start_daemon().wait_until_ready()
+
+
+def wake(trial: Trial, keeper: Daemon) -> None:
+    """Many notifications, whoever sends them, wake the keeper; from now on some matches are silent."""
+    known = len(keeper.events("keeper.woken"))
+    trial.ask("SELECT pg_notify('cabinet_recovery', n || clock_timestamp()::text) FROM generate_series(1, 2000) AS n")
+    keeper.wait_for("keeper.woken", count=known + 1)
+    trial.flow(5)
+
+
+def test_a_keeper_that_is_killed_awake_and_started_again(url: str) -> None:
+    with Trial("adaptive: keeper killed awake, another there", url, **OFTEN) as trial:
+        begin(trial)
+        for _ in range(in_form(5, 2)):
+            keeper, heir = trial.daemons
+            wake(trial, keeper)
+            with trial.fault():
+                keeper.kill()
+                trial.daemons.remove(keeper)
+                heir.wait_for("keeper.appointed")
+                trial.start_daemon().wait_until_ready()
+
+
+def test_the_listener_s_and_the_keeper_s_backends_are_terminated_awake(url: str) -> None:
+    with Trial("adaptive: listener's and keeper's backends terminated", url, **OFTEN) as trial:
+        begin(trial)
+        for number in range(in_form(10, 3)):
+            keeper = eventually(lambda: awake_or_asleep(trial))
+            wake(trial, keeper)
+            with trial.fault():
+                trial.end_sessions(f"application_name LIKE '%{('listener', 'keeper')[number % 2]}'")
+
+
+def awake_or_asleep(trial: Trial) -> Daemon | None:
+    """The daemon that is the keeper and at its post: of those that were appointed, the last."""
+    if not trial.ask("SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 7214614116 %% 4294967296"):
+        return None
+    appointed = [one for one in trial.daemons if one.events("keeper.asleep")]
+    return max(appointed, key=lambda one: str(one.events("keeper.asleep")[-1]["timestamp"]), default=None)
