@@ -42,12 +42,12 @@ def test_the_listener_s_and_the_keeper_s_backends_are_terminated_awake(url: str)
             keeper = eventually(lambda: awake_or_asleep(trial))
             wake(trial, keeper)
             with trial.fault():
-                trial.end_sessions(f"application_name LIKE '%{('listener', 'keeper')[number % 2]}'")
+                trial.end_sessions(f"application_name = 'cabinet-recovery {('listener', 'keeper')[number % 2]}'")
 
 
 def awake_or_asleep(trial: Trial) -> Daemon | None:
     """The daemon that is the keeper and at its post: of those that were appointed, the last."""
-    if not trial.ask("SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 7214614116 %% 4294967296"):
+    if not trial.ask("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = 7214614116 %% 4294967296"):
         return None
     appointed = [one for one in trial.daemons if one.events("keeper.asleep")]
     return max(appointed, key=lambda one: str(one.events("keeper.asleep")[-1]["timestamp"]), default=None)
