@@ -65,7 +65,7 @@ def lease(database: Database) -> Any:
 def match_in_hand(database: Database, lead: str) -> Iterator[psycopg.Connection]:
     """A transaction of the engine that has matched the lead."""
     person = database.person()
-    with psycopg.connect(database.url) as engine:
+    with psycopg.connect(database.owner_url) as engine:
         engine.execute(
             "INSERT INTO ops.identity_matching_jobs (source_type, source_id, status, matched_person_key) "
             "VALUES ('cabinet', %s, 'matched', %s)",
@@ -198,7 +198,7 @@ class TestAKeeper:
     @pytest.mark.slow
     def test_waits_for_nobody_who_changes_the_settings(self, adaptive: Database) -> None:
         lead = adaptive.lead()
-        with daemon_asleep(adaptive) as daemon, psycopg.connect(adaptive.url) as operator:
+        with daemon_asleep(adaptive) as daemon, psycopg.connect(adaptive.owner_url) as operator:
             wake(adaptive, daemon)
             operator.execute("UPDATE ops.cabinet_recovery_settings SET business_time_zone = 'America/Lima'")
             daemon.wait_for("keeper.asleep", count=2)
@@ -246,7 +246,7 @@ def under_load(database: Database, rate: int, seconds: int) -> Iterator[int]:
         script = Path(folder) / "match.sql"
         script.write_text(MATCH)
         command = [str(runnable_binaries() / "pgbench"), "--no-vacuum", "--protocol=prepared", "--client=8"]
-        command += [f"--rate={rate}", f"--time={seconds}", f"--file={script}", database.url]
+        command += [f"--rate={rate}", f"--time={seconds}", f"--file={script}", database.owner_url]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as bench:
             while bench.poll() is None:
                 time.sleep(1)  # what is pending while it lasts is the measurement
