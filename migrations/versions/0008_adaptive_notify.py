@@ -1,5 +1,7 @@
 """Mode 'adaptive': no notification while a keeper is awake. The triggers stay, so no table of the host's is locked."""
 
+from alembic import op
+
 from migrations import execution
 
 revision = "0008"
@@ -40,7 +42,9 @@ DROP COLUMN awake_until;
 
 
 def upgrade() -> None:
-    execution.run(ADD_LEASE)
+    # The engine's triggers read this table: nobody may queue behind us for it.
+    with op.get_context().autocommit_block():
+        execution.run_when_unlocked(ADD_LEASE)
     execution.run(GRANT)
     for function in ("cabinet_recovery_rings", *FUNCTIONS):
         execution.run(execution.frozen(f"0008_{function}"))
@@ -49,4 +53,5 @@ def upgrade() -> None:
 def downgrade() -> None:
     for function in FUNCTIONS:
         execution.run(execution.frozen(f"0007_{function}"))
-    execution.run(REMOVE_LEASE)
+    with op.get_context().autocommit_block():
+        execution.run_when_unlocked(REMOVE_LEASE)

@@ -21,8 +21,8 @@ from consumer.handlers.recover import Asked
 from consumer.impact import read_impact
 from consumer.story import read_story
 from consumer.sweeper import list_all, list_due
-from db import checks, listing
-from db.connect import AccessRefused, Address
+from db import checks, keeping, listing
+from db.connect import AccessRefused, Address, Connection
 from db.engine import open_engine
 from db.migrate import migrate
 from db.reports import list_parked, read_parked, read_status
@@ -237,6 +237,13 @@ async def recover_in_every_way(database: Database) -> None:
         await list_due(handler, listing.LIST_PENDING, limit=10)
         await list_all(handler, 10)
         await handler.connection.execute(listing.SLICE_END, {"after": 0, "size": 10})
+        await keep(handler.connection)
+
+
+async def keep(connection: Connection) -> None:
+    """What a keeper does that wakes up, looks, and falls asleep."""
+    for statement in (keeping.WATCH, keeping.LEASE, keeping.LOOK, keeping.END_LEASE, keeping.FORGET_LEASE):
+        await connection.execute(statement, {"may_keep": True, "seconds": 1, "limit": 10})
 
 
 def report_everything(database: Database) -> None:
