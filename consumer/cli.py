@@ -16,6 +16,7 @@ from consumer.cli_impact import impact
 from consumer.cli_parked import parked
 from consumer.cli_rehearsal import DryRun, rehearse_reprocess, rehearse_sweep
 from consumer.cli_schema import migrate, uninstall
+from consumer.cli_web import web
 from consumer.cli_why import why
 from consumer.errors import ExitCode, exit_code_of, one_line
 from consumer.options import Json, load_settings, require_lead_ids
@@ -295,6 +296,7 @@ def _switch(word: Literal["ENABLE", "DISABLE"]) -> None:
 app.command(rich_help_panel=LOOK, epilog="Example: consumer impact --since 2026-01-01 --format csv")(impact)
 app.command(rich_help_panel=LOOK, epilog="Example: consumer why cab-004711")(why)
 app.command(rich_help_panel=LOOK, epilog="Example: consumer doctor")(doctor)
+app.command(rich_help_panel=LOOK, epilog="Example: consumer web --port 8080")(web)
 app.command(rich_help_panel=SET_UP, epilog="Example: consumer grants --apply")(grants)
 app.add_typer(parked, name="parked", rich_help_panel=DECIDE)
 app.add_typer(triggers, name="triggers", rich_help_panel=DECIDE)

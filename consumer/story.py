@@ -8,11 +8,33 @@ import sqlalchemy as sa
 from db import story as tables
 from db.story import Facts, read_many, read_one
 
-WHO_MENDS = {
-    "no_person_key": "the matching engine has to find its person",
-    "unknown_person": "whoever keeps canon.identity_registry has to add the person whom its match names",
-    "origin_manual": "whoever decided the origin by hand has to change it",
-    "origin_held": "nothing is to be mended: a person has one origin, and it came from the other lead",
+_REFUSED = "the database refused its data (SQLSTATE {sqlstate})"
+VERDICTS = {
+    "no_lead": "There is no lead with this lead_id: it is the lead's external_id or, where it has none, its id.",
+    "waits_for_lead": (
+        "There is no lead with this lead_id yet, but a match that names it: whoever loads the leads has to add it, and "
+        "the next sweep recovers it."
+    ),
+    "failed": (
+        f"It is not recovered: {_REFUSED}; whoever owns them has to mend them, and it is tried again by itself."
+    ),
+    "parked": (
+        f"It was given up: {_REFUSED}; `consumer parked show` says more, whoever owns the data has to mend them, and "
+        "an operator to run `consumer parked retry`."
+    ),
+    "due": "It is matched and about to be recovered: the daemon or `consumer sweep` does it.",
+    "no_claim": "Link and origin stand, nothing is missing here; the claim comes with the driver's trips.",
+    "complete": "Link, origin and claim stand: nothing is missing.",
+    "no_person_key": "It is not recovered: {reason}; the matching engine has to find its person.",
+    "unknown_person": (
+        "It is not recovered: {reason}; whoever keeps canon.identity_registry has to add the person whom its match "
+        "names."
+    ),
+    "origin_manual": "It is not recovered: {reason}; whoever decided the origin by hand has to change it.",
+    "origin_held": (
+        "It is not recovered: {reason}; nothing is to be mended: a person has one origin, and it came from the other "
+        "lead."
+    ),
 }
 
 
@@ -38,43 +60,33 @@ class Story:
     @property
     def verdict(self) -> str:
         """What is missing and who can mend it, in one sentence."""
+        return VERDICTS[self.state].format(**self.particulars)
+
+    @property
+    def particulars(self) -> dict[str, str | None]:
+        """What the sentences of a state name."""
+        return {"sqlstate": (self.exception or {}).get("sqlstate"), "reason": (self.decision or {}).get("reason")}
+
+    @property
+    def state(self) -> str:
+        """Where the lead stands, as one of VERDICTS."""
         if self.decision is None:
-            return self._about_no_lead()
+            return "waits_for_lead" if self._is_waited_for else "no_lead"
         if self._is_unresolved("failed"):
-            return self._about_failure()
+            return "failed" if (self.exception or {})["parked_at"] is None else "parked"
         if self.decision["link_action"] or self.decision["origin_action"]:
-            return "It is matched and about to be recovered: the daemon or `consumer sweep` does it."
+            return "due"
         if self.decision["outcome"] == "unchanged":
-            return self._about_done()
-        return f"It is not recovered: {self.decision['reason']}; {WHO_MENDS[self.decision['outcome']]}."
+            return "no_claim" if self.impact is not None and not self.impact["has_claim"] else "complete"
+        return str(self.decision["outcome"])
 
     def _is_unresolved(self, outcome: str) -> bool:
         found = self.exception
         return found is not None and found["resolved_at"] is None and found["outcome"] == outcome
 
-    def _about_no_lead(self) -> str:
-        waits = self.job is not None or self.link is not None or self.events or self._is_unresolved("unknown_lead")
-        if waits:
-            return (
-                "There is no lead with this lead_id yet, but a match that names it: whoever loads the leads has to add "
-                "it, and the next sweep recovers it."
-            )
-        return "There is no lead with this lead_id: it is the lead's external_id or, where it has none, its id."
-
-    def _about_failure(self) -> str:
-        failure = self.exception or {}
-        why = f"the database refused its data (SQLSTATE {failure['sqlstate']})"
-        if failure["parked_at"] is None:
-            return f"It is not recovered: {why}; whoever owns them has to mend them, and it is tried again by itself."
-        return (
-            f"It was given up: {why}; `consumer parked show` says more, whoever owns the data has to mend them, and an "
-            "operator to run `consumer parked retry`."
-        )
-
-    def _about_done(self) -> str:
-        if self.impact is not None and not self.impact["has_claim"]:
-            return "Link and origin stand, nothing is missing here; the claim comes with the driver's trips."
-        return "Link, origin and claim stand: nothing is missing."
+    @property
+    def _is_waited_for(self) -> bool:
+        return any((self.job, self.link, self.events)) or self._is_unresolved("unknown_lead")
 
 
 def read_story(engine: sa.Engine, lead_id: str) -> Story:

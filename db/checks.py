@@ -34,16 +34,7 @@ RIGHTS: dict[str, dict[str, str]] = {
         "INSERT": f"{_ORIGIN} person_key created_at",
         "UPDATE": _ORIGIN,
     },
-    "canon.identity_origin_history": {
-        "SELECT": (
-            "person_key origin_tag_old origin_source_id_old resolution_status_old origin_tag_new origin_source_id_new "
-            "resolution_status_new changed_at"
-        ),
-        "INSERT": "person_key changed_at",
-    },
-    "ops.identity_matching_jobs": {
-        "SELECT": "source_type source_id status matched_person_key attempt_count last_attempt_at updated_at"
-    },
+    "canon.identity_origin_history": {"INSERT": "person_key changed_at"},
     "ops.cabinet_lead_recovery_audit": {
         "SELECT": f"{_AUDIT} lead_id first_recovered_at",
         "INSERT": f"{_AUDIT} lead_id first_recovered_at",
@@ -68,6 +59,14 @@ RIGHTS: dict[str, dict[str, str]] = {
     "ops.v_cabinet_recovery_identity": {"SELECT": ""},
     "ops.v_cabinet_recovery_decision": {"SELECT": ""},
     "ops.v_cabinet_recovery_pending": {"SELECT": ""},
+    "ops.v_cabinet_recovery_audit": {"SELECT": ""},
+    "ops.v_cabinet_recovery_calendar": {"SELECT": ""},
+    "ops.v_cabinet_recovery_event": {"SELECT": ""},
+    "ops.v_cabinet_recovery_exception": {"SELECT": ""},
+    "ops.v_cabinet_recovery_job": {"SELECT": ""},
+    "ops.v_cabinet_recovery_link": {"SELECT": ""},
+    "ops.v_cabinet_recovery_origin": {"SELECT": ""},
+    "ops.v_cabinet_recovery_origin_history": {"SELECT": ""},
     "ops.v_cabinet_identity_recovery_impact_14d": {"SELECT": ""},
 }
 

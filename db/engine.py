@@ -36,6 +36,29 @@ def open_engine(address: Address, role: str) -> Iterator[sa.Engine]:
         engine.dispose()
 
 
+@contextmanager
+def open_reader(address: Address, role: str, connections: int) -> Iterator[sa.Engine]:
+    """An engine that keeps its connections, for a role that may read our views and nothing else; on a standby as well.
+
+    It connects when it is first used; whoever uses it meets db.connect.DatabaseError and sqlalchemy.exc.DBAPIError.
+    """
+
+    def connect() -> psycopg.Connection:
+        try:
+            # Which prepared statements a session has, a pooler in between does not know.
+            return psycopg.connect(**address.parameters(role), prepare_threshold=None)  # type: ignore[arg-type] # libpq's keywords
+        except psycopg.OperationalError as error:
+            raise refusal(error, address) from error
+
+    engine = sa.create_engine(
+        "postgresql+psycopg://", creator=connect, pool_size=connections, max_overflow=0, pool_timeout=5
+    )
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
 def _require_schema(connection: sa.Connection) -> None:
     try:
         require_revision(connection.scalar(VERSION))

@@ -16,11 +16,7 @@ SET_UP = sa.text("""
         set_config('work_mem', '64MB', true)
 """)
 
-# With no settings row, the views count in UTC.
-READ_CALENDAR = sa.text("""
-    SELECT zone.name AS business_time_zone, now() AS read_at, (now() AT TIME ZONE zone.name)::date AS today
-    FROM (SELECT COALESCE((SELECT business_time_zone FROM ops.cabinet_recovery_settings), 'UTC') AS name) AS zone
-""")
+READ_CALENDAR = sa.text("SELECT business_time_zone, read_at, today FROM ops.v_cabinet_recovery_calendar")
 
 _WITHIN = (
     "(CAST(:since AS date) IS NULL OR lead_date >= :since) AND (CAST(:until AS date) IS NULL OR lead_date <= :until)"
@@ -41,7 +37,8 @@ COUNT = sa.text(f"""
             WHEN NOT impact.identity_effective THEN 'no_person_key'
             WHEN
                 NOT EXISTS (
-                    SELECT FROM canon.identity_origin AS origin WHERE origin.person_key = impact.person_key_effective
+                    SELECT FROM ops.v_cabinet_recovery_origin AS origin
+                    WHERE origin.person_key = impact.person_key_effective
                 ) THEN 'pending'
             ELSE (
                 SELECT CASE WHEN decision.outcome IN ('recovered', 'unchanged') THEN 'pending' ELSE decision.outcome END
@@ -52,42 +49,23 @@ COUNT = sa.text(f"""
         END AS reason,
         count(*) AS leads
     FROM ops.v_cabinet_identity_recovery_impact_14d AS impact
-    LEFT JOIN ops.cabinet_recovery_exception AS exception
+    LEFT JOIN ops.v_cabinet_recovery_exception AS exception
         ON exception.lead_id = impact.lead_id AND exception.resolved_at IS NULL
     WHERE {_WITHIN}
     GROUP BY 1, 2, 3, 4, 5, 6
 """)  # noqa: S608 # all of it is here
 
 COUNT_UNKNOWN_LEADS = sa.text("""
-    SELECT count(*) FROM ops.cabinet_recovery_exception WHERE resolved_at IS NULL AND outcome = 'unknown_lead'
+    SELECT count(*) FROM ops.v_cabinet_recovery_exception WHERE resolved_at IS NULL AND outcome = 'unknown_lead'
 """)
 
-# When it was matched is the link's time where the engine wrote the link, and else the job's last update, as long as
-# they still name the person who was recovered and are no younger than the recovery: what was touched since tells
-# nothing of the match.
 TIME = sa.text(f"""
     WITH recovered AS MATERIALIZED (
         SELECT
-            lead.lead_date,
-            EXTRACT(EPOCH FROM audit.first_recovered_at - lead.lead_created_at)::float8 AS from_lead,
-            EXTRACT(EPOCH FROM audit.first_recovered_at - CASE
-                WHEN audit.recovery_method = 'identity_link' AND link.match_rule <> 'cabinet_recovery'
-                    THEN link.linked_at
-                WHEN audit.recovery_method = 'matching_job' THEN job.updated_at
-            END)::float8 AS from_match
-        FROM ops.cabinet_lead_recovery_audit AS audit
-        INNER JOIN ops.v_cabinet_recovery_identity AS lead ON audit.lead_id = lead.lead_id
-        LEFT JOIN canon.identity_links AS link
-            ON
-                link.source_table = 'module_ct_cabinet_leads'
-                AND audit.lead_id = link.source_pk
-                AND audit.recovered_person_key = link.person_key
-        LEFT JOIN ops.identity_matching_jobs AS job
-            ON
-                job.source_type = 'cabinet'
-                AND audit.lead_id = job.source_id
-                AND job.status = 'matched'
-                AND audit.recovered_person_key = job.matched_person_key
+            lead_date,
+            EXTRACT(EPOCH FROM first_recovered_at - lead_created_at)::float8 AS from_lead,
+            EXTRACT(EPOCH FROM first_recovered_at - matched_at)::float8 AS from_match
+        FROM ops.v_cabinet_recovery_audit
         WHERE {_WITHIN}
     ),
     days AS (

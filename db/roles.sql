@@ -101,6 +101,14 @@ ops.cabinet_recovery_settings,
 ops.v_cabinet_recovery_identity,
 ops.v_cabinet_recovery_decision,
 ops.v_cabinet_recovery_pending,
+ops.v_cabinet_recovery_audit,
+ops.v_cabinet_recovery_calendar,
+ops.v_cabinet_recovery_event,
+ops.v_cabinet_recovery_exception,
+ops.v_cabinet_recovery_job,
+ops.v_cabinet_recovery_link,
+ops.v_cabinet_recovery_origin,
+ops.v_cabinet_recovery_origin_history,
 ops.v_cabinet_lead_identity_effective,
 ops.v_cabinet_identity_recovery_impact_14d
 FROM cabinet_recovery_service, cabinet_recovery_reader;
@@ -113,14 +121,20 @@ GRANT USAGE ON SCHEMA ops TO cabinet_recovery_reader;
 GRANT SELECT (id, external_id, lead_created_at) ON public.module_ct_cabinet_leads TO cabinet_recovery_owner;
 GRANT SELECT (person_key) ON canon.identity_registry TO cabinet_recovery_owner;
 GRANT SELECT (
-    id, person_key, source_table, source_pk, linked_at, xmin
+    id, person_key, source_table, source_pk, match_rule, match_score, evidence, linked_at, xmin
 ) ON canon.identity_links TO cabinet_recovery_owner;
 GRANT SELECT (
-    person_key, origin_tag, origin_source_id, resolution_status, decided_by, xmin
+    person_key, origin_tag, origin_source_id, resolution_status, decided_by, decided_at, xmin
 ) ON canon.identity_origin TO cabinet_recovery_owner;
 GRANT SELECT (
-    id, source_type, source_id, status, matched_person_key
+    id, source_type, source_id, status, matched_person_key, attempt_count, last_attempt_at, updated_at
 ) ON ops.identity_matching_jobs TO cabinet_recovery_owner;
+GRANT SELECT (
+    person_key, origin_tag_old, origin_source_id_old, resolution_status_old, origin_tag_new, origin_source_id_new,
+    resolution_status_new, changed_at
+) ON canon.identity_origin_history TO cabinet_recovery_owner;
+-- The audit may be the host's.
+GRANT SELECT ON ops.cabinet_lead_recovery_audit TO cabinet_recovery_owner;
 
 -- An ON CONFLICT reads what it writes: PostgreSQL asks for SELECT wherever EXCLUDED is named.
 
@@ -193,14 +207,6 @@ GRANT SELECT (
     event_id
 ), DELETE ON ops.cabinet_recovery_outbox TO cabinet_recovery_service;
 
--- `consumer impact`, `why` and `doctor` tell when a lead was matched, and what its person's origin was before.
-GRANT SELECT (
-    source_type, source_id, status, matched_person_key, attempt_count, last_attempt_at, updated_at
-) ON ops.identity_matching_jobs TO cabinet_recovery_service;
-GRANT SELECT (
-    person_key, origin_tag_old, origin_source_id_old, resolution_status_old, origin_tag_new, origin_source_id_new,
-    resolution_status_new, changed_at
-) ON canon.identity_origin_history TO cabinet_recovery_service;
 -- In mode 'adaptive' the daemon tells the engine until when it is awake; it may change nothing else there.
 GRANT SELECT (
     only_row, business_time_zone, notify_mode, awake_until
@@ -214,12 +220,28 @@ GRANT SELECT ON
 ops.v_cabinet_recovery_identity,
 ops.v_cabinet_recovery_decision,
 ops.v_cabinet_recovery_pending,
+ops.v_cabinet_recovery_audit,
+ops.v_cabinet_recovery_calendar,
+ops.v_cabinet_recovery_event,
+ops.v_cabinet_recovery_exception,
+ops.v_cabinet_recovery_job,
+ops.v_cabinet_recovery_link,
+ops.v_cabinet_recovery_origin,
+ops.v_cabinet_recovery_origin_history,
 ops.v_cabinet_identity_recovery_impact_14d
 TO cabinet_recovery_service;
 
 GRANT SELECT ON
 ops.v_cabinet_recovery_decision,
 ops.v_cabinet_recovery_pending,
+ops.v_cabinet_recovery_audit,
+ops.v_cabinet_recovery_calendar,
+ops.v_cabinet_recovery_event,
+ops.v_cabinet_recovery_exception,
+ops.v_cabinet_recovery_job,
+ops.v_cabinet_recovery_link,
+ops.v_cabinet_recovery_origin,
+ops.v_cabinet_recovery_origin_history,
 ops.v_cabinet_lead_identity_effective,
 ops.v_cabinet_identity_recovery_impact_14d
 TO cabinet_recovery_reader;

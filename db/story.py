@@ -1,4 +1,4 @@
-"""All that the tables know of one lead, without anything personal."""
+"""All that the views know of one lead. They leave out what is personal, so that nobody here has to."""
 
 from typing import Any
 
@@ -13,26 +13,20 @@ SET_UP = sa.text("""
 
 LEAD = sa.text("""
     SELECT lead_id, lead_created_at, lead_date, window_ends_at, window_ends_at >= now() AS window_is_open
-    FROM ops.v_cabinet_recovery_identity
+    FROM ops.v_cabinet_recovery_decision
     WHERE lead_id = :lead_id
 """)
 
 JOB = sa.text("""
-    SELECT status, matched_person_key AS person_key, attempt_count AS attempts, last_attempt_at, updated_at
-    FROM ops.identity_matching_jobs
-    WHERE source_type = 'cabinet' AND source_id = :lead_id
+    SELECT status, person_key, attempts, last_attempt_at, updated_at
+    FROM ops.v_cabinet_recovery_job
+    WHERE lead_id = :lead_id
 """)
 
-# The evidence of others may hold anything; of ours, only who was linked before.
 LINK = sa.text("""
-    SELECT
-        person_key,
-        match_rule,
-        match_score,
-        linked_at,
-        CASE WHEN match_rule = 'cabinet_recovery' THEN evidence #>> '{previous,person_key}' END AS previous_person_key
-    FROM canon.identity_links
-    WHERE source_table = 'module_ct_cabinet_leads' AND source_pk = :lead_id
+    SELECT person_key, match_rule, match_score, linked_at, previous_person_key
+    FROM ops.v_cabinet_recovery_link
+    WHERE lead_id = :lead_id
 """)
 
 DECISION = sa.text("""
@@ -41,29 +35,22 @@ DECISION = sa.text("""
     WHERE lead_id = :lead_id
 """)
 
-# Of the person, whoever's it is: it is what stands in the way.
 ORIGIN = sa.text("""
-    SELECT
-        origin_tag::text AS origin_tag,
-        origin_source_id,
-        resolution_status::text AS resolution_status,
-        decided_by::text AS decided_by,
-        decided_at
-    FROM canon.identity_origin
+    SELECT origin_tag, origin_source_id, resolution_status, decided_by, decided_at
+    FROM ops.v_cabinet_recovery_origin
     WHERE person_key = :person_key
 """)
 
-# Not who changed it, nor why: the one may be a name, the other anything.
 HISTORY = sa.text("""
     SELECT
         changed_at,
-        origin_tag_old::text AS origin_tag_old,
+        origin_tag_old,
         origin_source_id_old,
-        resolution_status_old::text AS resolution_status_old,
-        origin_tag_new::text AS origin_tag_new,
+        resolution_status_old,
+        origin_tag_new,
         origin_source_id_new,
-        resolution_status_new::text AS resolution_status_new
-    FROM canon.identity_origin_history
+        resolution_status_new
+    FROM ops.v_cabinet_recovery_origin_history
     WHERE person_key = :person_key
     ORDER BY changed_at DESC
     LIMIT 20
@@ -71,36 +58,22 @@ HISTORY = sa.text("""
 
 EVENTS = sa.text("""
     SELECT source, requested_at
-    FROM ops.cabinet_recovery_outbox
+    FROM ops.v_cabinet_recovery_event
     WHERE lead_id = :lead_id
     ORDER BY event_id DESC
     LIMIT 20
 """)
 
 AUDIT = sa.text("""
-    SELECT
-        first_recovered_at,
-        last_recovered_at,
-        recovered_person_key,
-        CASE WHEN recovered_by = 'system' THEN 'system' ELSE 'somebody else' END AS recovered_by,
-        recovery_method
-    FROM ops.cabinet_lead_recovery_audit
+    SELECT first_recovered_at, last_recovered_at, recovered_person_key, recovered_by, recovery_method
+    FROM ops.v_cabinet_recovery_audit
     WHERE lead_id = :lead_id
 """)
 
-# What the database said of bad data may quote them.
 EXCEPTION = sa.text("""
     SELECT
-        outcome,
-        sqlstate,
-        CASE WHEN outcome <> 'failed' THEN message END AS message,
-        attempts,
-        next_attempt_at,
-        parked_at,
-        first_seen_at,
-        last_seen_at,
-        resolved_at
-    FROM ops.cabinet_recovery_exception
+        outcome, sqlstate, message, attempts, next_attempt_at, parked_at, first_seen_at, last_seen_at, resolved_at
+    FROM ops.v_cabinet_recovery_exception
     WHERE lead_id = :lead_id
 """)
 

@@ -38,7 +38,9 @@ WHERE
         ours.relname = ANY(ARRAY[
             'cabinet_recovery_outbox', 'cabinet_recovery_exception', 'cabinet_recovery_settings',
             'cabinet_recovery_alembic_version', 'v_cabinet_recovery_identity', 'v_cabinet_recovery_decision',
-            'v_cabinet_recovery_pending'
+            'v_cabinet_recovery_pending', 'v_cabinet_recovery_audit', 'v_cabinet_recovery_calendar',
+            'v_cabinet_recovery_event', 'v_cabinet_recovery_exception', 'v_cabinet_recovery_job',
+            'v_cabinet_recovery_link', 'v_cabinet_recovery_origin', 'v_cabinet_recovery_origin_history'
         ])
         OR (ours.relname = ANY(%(made)s::text[]))
         OR (ours.relname = 'cabinet_lead_recovery_audit' AND %(drop_audit)s)

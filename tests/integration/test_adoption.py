@@ -94,17 +94,18 @@ class TestThePlan:
             one for one in stands(before) if one.startswith("table") and "payments" not in one and "alembic" not in one
         }
 
-    def test_of_an_upgrade_names_what_is_replaced(self, call: InThisProcess, url: str) -> None:
+    def test_of_an_upgrade_names_what_is_replaced_and_created(self, call: InThisProcess, url: str) -> None:
         upgrade(url, "0005")
         before = dump(url)
 
         plan = planned(call, url)
 
         migrate(Address.parse(url))
-        changed = {entry for entry in unlike(before, dump(url)) if not entry.startswith(("TABLE DATA", "ACL"))}
-        assert stands(dict.fromkeys(changed, "")) <= plan["replace"]
+        after = dump(url)
+        assert plan["create"] == stands(after) - stands(before)
+        changed = {entry for entry in unlike(before, after) if not entry.startswith(("TABLE DATA", "ACL"))}
+        assert stands(dict.fromkeys(changed, "")) <= plan["replace"] | plan["create"]
         assert "view ops.v_cabinet_recovery_decision" in plan["replace"]
-        assert "create" not in plan
 
     def test_is_empty_where_nothing_is_due(self, call: InThisProcess, url: str) -> None:
         migrate(Address.parse(url))

@@ -296,7 +296,9 @@ class TestOnALiveDatabase:
             both = list(pool.map(lambda _: run_command("migrate", url=host_url), range(2)))
 
         assert [done.returncode for done in both] == [0, 0], both
-        assert sum(done.stderr.count("Running upgrade") for done in both) == int(SCHEMA_REVISION)
+        assert sum(done.stderr.count("Running upgrade") for done in both) == len(
+            list(ScriptDirectory.from_config(config(host_url)).walk_revisions())
+        )
 
 
 LOCKED = re.compile(

@@ -52,6 +52,14 @@ VIEWS = (
     "ops.v_cabinet_recovery_identity",
     "ops.v_cabinet_recovery_decision",
     "ops.v_cabinet_recovery_pending",
+    "ops.v_cabinet_recovery_audit",
+    "ops.v_cabinet_recovery_calendar",
+    "ops.v_cabinet_recovery_event",
+    "ops.v_cabinet_recovery_exception",
+    "ops.v_cabinet_recovery_job",
+    "ops.v_cabinet_recovery_link",
+    "ops.v_cabinet_recovery_origin",
+    "ops.v_cabinet_recovery_origin_history",
     "ops.v_cabinet_lead_identity_effective",
     "ops.v_cabinet_identity_recovery_impact_14d",
 )
@@ -388,7 +396,10 @@ class TestTheOwner:
         assert {row["name"] for row in owned} == {
             "cabinet_recovery_alembic_version", "cabinet_recovery_exception", "cabinet_recovery_outbox",
             "cabinet_recovery_settings", "v_cabinet_recovery_identity", "v_cabinet_recovery_decision",
-            "v_cabinet_recovery_pending", "cabinet_recovery_job_inserted", "cabinet_recovery_job_updated",
+            "v_cabinet_recovery_pending", "v_cabinet_recovery_audit", "v_cabinet_recovery_calendar",
+            "v_cabinet_recovery_event", "v_cabinet_recovery_exception", "v_cabinet_recovery_job",
+            "v_cabinet_recovery_link", "v_cabinet_recovery_origin", "v_cabinet_recovery_origin_history",
+            "cabinet_recovery_job_inserted", "cabinet_recovery_job_updated",
             "cabinet_recovery_link_inserted", "cabinet_recovery_link_updated",
         }  # fmt: skip
         with psycopg.connect(database.owner_url, autocommit=True) as connection:
@@ -396,7 +407,8 @@ class TestTheOwner:
             for statement in (
                 "SELECT park_phone FROM public.module_ct_cabinet_leads",
                 "SELECT primary_full_name FROM canon.identity_registry",
-                "SELECT evidence FROM canon.identity_links",
+                "SELECT notes, evidence FROM canon.identity_origin",
+                "SELECT changed_by FROM canon.identity_origin_history",
                 "DELETE FROM canon.identity_links",
                 "INSERT INTO ops.identity_matching_jobs (source_type, source_id) VALUES ('cabinet', 'x')",
                 "CREATE TABLE ops.mine ()",

@@ -1,0 +1,271 @@
+"""`consumer web`: what it answers, whom it refuses, and how it lives with a server that goes away."""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import datetime, timedelta
+from pathlib import Path
+from string import Formatter
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from consumer import cli_web
+from consumer.web import texts
+from consumer.web.live import STREAMS
+from consumer.web.texts import choose_language, texts_in
+from db.connect import Address
+from db.migrate import migrate
+from tests.acceptance.test_commands import InThisProcess, call, refused  # noqa: F401 # call is a fixture
+from tests.acceptance.test_impact import HOST_S_DEFINITIONS, fleet  # noqa: F401 # a fixture
+from tests.database import Database
+from tests.logins import Login
+from tests.processes import Daemon, eventually, own_server, run_command
+from tests.site import IMPACT, Site
+
+
+@pytest.fixture
+def reader(database: Database, login: Login) -> str:
+    """The database for somebody who may read the views, and nothing else."""
+    return make_conninfo(database.owner_url, options=f"-c role={login.roles.reader}")
+
+
+@pytest.fixture
+def site(reader: str) -> Iterator[Site]:
+    with Site(reader) as found:
+        yield found.wait_until_read()
+
+
+class TestTheFigures:
+    def test_are_the_host_s_definitions_of_them(self, fleet: Database, reader: str) -> None:  # noqa: F811
+        (expected,) = fleet.run(HOST_S_DEFINITIONS)
+        reported = json.loads(run_command("impact", "--format", "json", url=fleet.url).stdout)
+
+        with Site(reader) as site:
+            found = site.wait_until_read().ask(f"{IMPACT}?include_series=true").json
+
+        assert found["totals"] == expected
+        assert found["totals"]["recovered_late_count"] > 0
+        assert found["top_reasons"] == reported["top_reasons"] != {}
+        series = reported["series"][::-1]
+        assert len(found["series"]) == 30
+        for day, reported_day in zip(found["series"], series, strict=True):
+            assert day == {name: reported_day[name] for name in day}
+        assert sum(day["claims"] for day in found["series"]) > 0
+
+    def test_have_a_series_only_where_it_is_asked_for(self, site: Site) -> None:
+        assert site.ask(IMPACT).json["series"] == []
+        for query in ("?include_series=yes", "?x=1", "?include_series=true&include_series=true"):
+            assert site.ask(IMPACT + query).status == 400
+
+    def test_reach_an_open_page_within_two_seconds_of_a_match(self, database: Database, site: Site) -> None:
+        with Daemon(database.url) as daemon, site.stream() as stream:
+            daemon.wait_until_ready()
+            stream.wait_for("event: figures")
+            for number in range(3):
+                database.lead(f"live-{number}", matched_to=database.person())
+                assert stream.wait_for(f"live-{number}") < 2
+                assert stream.wait_for(f"{number + 1}</td>") < 2
+
+
+class TestTheStory:
+    def test_is_told_of_any_lead(self, database: Database, site: Site) -> None:
+        person = database.person()
+        lead = database.lead("any/lead?&<b>", matched_to=person)
+        database.sweep()
+
+        answer = site.ask("/lead?id=any%2Flead%3F%26%3Cb%3E")
+
+        assert answer.status == 200
+        assert str(person) in answer.text
+        assert "the claim comes" in answer.text.lower()
+        assert "<b>" not in answer.text
+        assert lead == "any/lead?&<b>"
+        spanish = site.ask("/lead?id=any%2Flead%3F%26%3Cb%3E", accept_language="es-PE,es;q=0.9").text
+        assert "El claim llega" in spanish
+
+    @pytest.mark.parametrize(("lead_id", "status"), [("nobody", 404), ("", 400), ("%00", 400), ("x" * 201, 400)])
+    def test_of_a_lead_that_there_is_not_says_so(self, site: Site, lead_id: str, status: int) -> None:
+        assert site.ask(f"/lead?id={lead_id}").status == status
+
+    def test_has_nothing_personal(self, database: Database, site: Site) -> None:
+        lead = database.lead(matched_to=(person := database.person()))
+        database.origin(person, tag="migration")
+        database.run("UPDATE public.module_ct_cabinet_leads SET first_name = 'Personal1', park_phone = 'Personal2'")
+        database.run("UPDATE canon.identity_registry SET primary_phone = 'Personal3'")
+        database.run("UPDATE canon.identity_origin SET notes = 'Personal4', origin_tag = 'scout_registration'")
+        database.run("UPDATE canon.identity_origin_history SET changed_by = 'Personal5', change_reason = 'Personal6'")
+        database.run(
+            "INSERT INTO ops.cabinet_recovery_exception (lead_id, outcome, sqlstate, message, parked_at) "
+            "VALUES (%s, 'failed', '23514', 'row has Personal7', now())",
+            lead,
+        )
+        eventually(lambda: "23514" in site.ask("/").text)
+
+        pages = site.ask("/").text + site.ask(f"/lead?id={lead}").text
+
+        assert "23514" in pages
+        assert "scout_registration" in pages
+        assert "Personal" not in pages + site.log
+
+
+class TestTheGuard:
+    def test_speaks_to_browsers_as_strictly_as_they_understand(self, site: Site) -> None:
+        for path in ("/", "/lead?id=x", IMPACT, "/static/page.js", "/static/none", "/none", "/openapi.json"):
+            headers = site.ask(path).headers
+            assert "unsafe" not in headers["content-security-policy"]
+            assert "frame-ancestors 'none'" in headers["content-security-policy"]
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["referrer-policy"] == "no-referrer"
+            assert not {"set-cookie", "server"} & set(headers)
+
+    @pytest.mark.parametrize(
+        "host", ["evil.example", "127.0.0.1.evil.example", "evil.example:80", "localhost@evil", ""]
+    )
+    def test_serves_no_host_but_those_that_were_named(self, site: Site, host: str) -> None:
+        assert site.ask(host=host).status == 400
+
+    def test_serves_a_host_that_was_named(self, reader: str) -> None:
+        class Named(Site):
+            command = (*Site.command, "--allowed-host", "fleet.example.com")
+
+        with Named(reader) as site:
+            assert site.ask("/static/page.css", host="Fleet.example.com:443").status == 200
+            assert site.ask("/static/page.css", host="[::1]:8080").status == 200
+            assert site.ask("/static/page.css", host="other.example.com").status == 400
+
+    def test_answers_nothing_but_get(self, site: Site) -> None:
+        for method in ("POST", "PUT", "DELETE", "OPTIONS", "TRACE"):
+            assert site.ask(method=method).status == 405
+        assert site.ask(f"/lead?id={'x' * 3000}").status == 414
+        assert site.ask(content_length="5").status == 413
+        assert site.ask(x="y" * 17_000).status == 431
+        assert site.ask("/static/../app.py").status == 404
+
+    def test_bounds_the_streams_and_counts_those_that_ended(self, site: Site) -> None:
+        with ExitStack() as opened:
+            for _ in range(STREAMS):
+                opened.enter_context(site.stream()).wait_for("event:")
+            assert site.ask("/live").status == 503
+            assert site.ask("/").status == 200
+        eventually(lambda: _is_open(site))
+
+
+def _is_open(site: Site) -> bool:
+    with site.stream() as stream:
+        return stream.answer.status == 200
+
+
+class TestTheProcess:
+    def test_ends_when_asked_to_whoever_still_looks(self, site: Site) -> None:
+        with site.stream() as stream:
+            stream.wait_for("event: figures")
+            assert site.stop(timeout=5) == 0
+        assert site.plain_lines == []
+
+    def test_lives_through_an_outage_and_says_since_when(self) -> None:
+        with own_server() as server:
+            with psycopg.connect(server.url(), autocommit=True) as connection:
+                connection.execute("CREATE DATABASE fleet")
+            url = server.url("fleet")
+            migrate(Address.parse(url))
+            with Site(url) as site:
+                site.wait_until_read()
+                with site.stream() as stream:
+                    server.stop()
+                    stream.wait_for("does not answer since")
+                assert site.ask("/health").status == 503
+                assert site.ask(IMPACT).json["is_old"] is True
+                assert site.ask("/lead?id=x").status == 503
+                server.start()
+                eventually(lambda: site.ask("/health").status == 200)
+                assert "does not answer since" not in site.ask("/").text
+                assert site.ask(IMPACT).json["is_old"] is False
+                site.wait_for("database.regained")
+
+    def test_waits_for_a_database_that_is_away_and_leaves_one_that_will_never_do(self, server_url: str) -> None:
+        with Site("postgresql://nobody@127.0.0.1:1/none") as site:
+            site.wait_for("database.lost")
+            assert "has not answered yet" in site.ask("/").text
+            assert site.ask(IMPACT).status == 503
+            assert site.stop() == 0
+        with Site(make_conninfo(server_url, dbname="postgres")) as site:
+            assert site.end() == 3
+            assert "consumer migrate" in site.plain_lines[-1]
+            assert len(site.plain_lines) == 1
+
+    def test_is_reached_by_others_only_behind_a_proxy(self, call: InThisProcess) -> None:  # noqa: F811
+        for host in ("0.0.0.0", "::", "192.0.2.1", "fleet.example.com"):
+            assert "--behind-proxy" in refused(call("web", "--host", host, DATABASE_URL="postgresql://x/"), 2)
+
+    def test_says_what_to_install(self, call: InThisProcess, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+        monkeypatch.setattr(cli_web, "EXTRA", ("no_such_package_here",))
+        assert "pip install 'cabinet-recovery[web]'" in refused(call("web"), 2)
+
+    def test_says_that_somebody_else_has_its_port(self, call: InThisProcess) -> None:  # noqa: F811
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = str(other.getsockname()[1])
+            assert "in use" in refused(call("web", "--port", port, DATABASE_URL="postgresql://127.0.0.1:1/"), 2)
+
+
+class TestTheWords:
+    def test_are_the_same_in_every_language(self) -> None:
+        folder = Path(texts.__file__).parent / "catalogues"
+        catalogues = [tomllib.loads((folder / f"{language}.toml").read_text()) for language in texts.LANGUAGES]
+        assert sorted(path.stem for path in folder.glob("*.toml")) == sorted(texts.LANGUAGES)
+        first, second = ({key: _names(value) for key, value in one.items()} for one in catalogues)
+        assert first == second
+
+    @pytest.mark.parametrize(
+        ("accepted", "language"),
+        [
+            *(("", "en"), ("es", "es"), ("es-419,en;q=0.5", "es"), ("en,es", "en"), ("de,es;q=0.1", "es")),
+            *(("es;q=0,en", "en"), ("*", "en"), ("es;q=x", "en"), (";;;,,q=", "en"), ("ES-pe", "es")),
+        ],
+    )
+    def test_are_in_the_browser_s_language(self, accepted: str, language: str) -> None:
+        assert choose_language(accepted) == language
+
+    def test_of_a_time_have_its_unit(self) -> None:
+        english, spanish = texts_in("en"), texts_in("es")
+        told = [english.duration(seconds) for seconds in (0.004, 0.9994, 1.25, 119, 120, 7200, 172_800, None)]
+        assert told == ["4 ms", "999 ms", "1.2 s", "119 s", "2.0 min", "2.0 h", "2.0 days", "\N{EN DASH}"]
+        assert spanish.number(1_234_567.5, 1) == "1\u202f234\u202f567,5"
+        summer = texts.zone_of("America/New_York")
+        at = datetime.fromisoformat("2026-07-01T00:30:15+00:00")
+        assert spanish.moment(at, summer) == "30\xa0jun\xa02026, 20:30:15"
+        assert (
+            english.moment(at - timedelta(minutes=30, seconds=15), texts.zone_of("Mars/Base"))
+            == "1\xa0Jul\xa02026, 00:00"
+        )
+
+
+def _names(value: object) -> object:
+    return (
+        len(value)
+        if isinstance(value, list)
+        else sorted(name for _, name, _, _ in Formatter().parse(str(value)) if name)
+    )
+
+
+@pytest.mark.slow
+def test_the_description_of_the_api_is_true(site: Site, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            *(Path(sys.executable).with_name("schemathesis"), "run", f"{site.address}openapi.json"),
+            *("--checks", "all", "--max-examples", "100", "--no-color", "--generation-database", "none"),
+        ],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"[1-9][0-9]{2} generated", done.stdout)
