@@ -121,7 +121,6 @@ class Daemon:
     to the same daemon.
     """
 
-<<<<<<< HEAD
     def __init__(
         self,
         url: str | None,
@@ -132,13 +131,6 @@ class Daemon:
     ) -> None:
         self.process = subprocess.Popen(
             command,
-=======
-    command = ("run",)
-
-    def __init__(self, url: str | None, variables: Mapping[str, str] | None = None, **settings: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "consumer", *self.command],
->>>>>>> 6df733a (Show the impact live on a page and as JSON, to who may only look)
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

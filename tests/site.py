@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,9 +22,10 @@ class Answer(NamedTuple):
 
 
 class Site(Daemon):
-    """A `consumer web` at a port of its own choice."""
+    """A `consumer web` at a port of its own choice; `options` are those of its command line."""
 
-    command = ("web", "--port", "0")
+    def __init__(self, url: str, *options: str) -> None:
+        super().__init__(url, command=(sys.executable, "-m", "consumer", "web", "--port", "0", *options))
 
     @property
     def port(self) -> int:

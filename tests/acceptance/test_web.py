@@ -132,10 +132,7 @@ class TestTheGuard:
         assert site.ask(host=host).status == 400
 
     def test_serves_a_host_that_was_named(self, reader: str) -> None:
-        class Named(Site):
-            command = (*Site.command, "--allowed-host", "fleet.example.com")
-
-        with Named(reader) as site:
+        with Site(reader, "--allowed-host", "fleet.example.com") as site:
             assert site.ask("/static/page.css", host="Fleet.example.com:443").status == 200
             assert site.ask("/static/page.css", host="[::1]:8080").status == 200
             assert site.ask("/static/page.css", host="other.example.com").status == 400
