@@ -15,6 +15,7 @@ CREATES = re.compile(
     r" (?P<name>[\w.]+)(?:[^;]*?\bON (?P<table>\w+\.\w+))?",
     re.MULTILINE,
 )
+ALTERS = re.compile(r"^ALTER TABLE (ops\.cabinet_recovery_\w+)$", re.MULTILINE)
 # The baseline makes each of the host's tables, with all that belongs to it, only where there is none.
 GUARDED = re.compile(r"^    IF to_reg\w+\('([\w.]+)'\) IS NULL THEN$(.*?)^    END IF;$", re.MULTILINE | re.DOTALL)
 HOST_ENUMS = ("confidencelevel", "origin_tag", "decided_by_type", "origin_resolution_status")
@@ -64,7 +65,7 @@ HOST_NAMED = {
 class PlannedObject:
     """One object of the database, and what becomes of it."""
 
-    action: Literal["create", "replace", "leave"]
+    action: Literal["create", "alter", "replace", "leave"]
     kind: str
     name: str
     remark: str = ""
@@ -84,11 +85,13 @@ class _Named:
 
 
 def plan(connection: psycopg.Connection, address: Address) -> list[PlannedObject]:
-    """What `migrate` would create, replace and leave; [] where nothing is due. Changes nothing."""
+    """What `migrate` would create, alter, replace and leave; [] where nothing is due. Changes nothing."""
     script = write_script(connection, address)
     enums = [_Named("type", name) for name in HOST_ENUMS if f"('{name}', ARRAY[" in script and "CREATE TYPE" in script]
     named = _named_in(GUARDED.sub(lambda guarded: _without_what_is_left(connection, guarded), script))
-    return [_planned(connection, one) for one in dict.fromkeys(enums + named)]
+    altered = [one for name in ALTERS.findall(script) if (one := _Named("table", name)) not in named]
+    planned = [_planned(connection, one) for one in dict.fromkeys(enums + named)]
+    return planned + [PlannedObject("alter", one.kind, one.name) for one in altered]
 
 
 def _without_what_is_left(connection: psycopg.Connection, guarded: re.Match[str]) -> str:

@@ -104,7 +104,8 @@ class TestThePlan:
         after = dump(url)
         assert plan["create"] == stands(after) - stands(before)
         changed = {entry for entry in unlike(before, after) if not entry.startswith(("TABLE DATA", "ACL"))}
-        assert stands(dict.fromkeys(changed, "")) <= plan["replace"] | plan["create"]
+        assert stands(dict.fromkeys(changed, "")) <= plan["replace"] | plan["create"] | plan["alter"]
+        assert plan["alter"] == {"table ops.cabinet_recovery_settings"}
         assert "view ops.v_cabinet_recovery_decision" in plan["replace"]
 
     def test_is_empty_where_nothing_is_due(self, call: InThisProcess, url: str) -> None:
