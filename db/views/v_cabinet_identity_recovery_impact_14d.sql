@@ -2,7 +2,10 @@
 --
 -- Grain:    one row per lead
 -- Columns:  the host's, exactly: it runs its own CREATE OR REPLACE, which fails if we append
--- Requires: v_cabinet_recovery_identity; ops.v_payment_calculation, which is read and never recomputed
+-- Requires: ops.v_payment_calculation, which is read and never recomputed
+--
+-- The identity is v_cabinet_recovery_identity's, in joins alone: that one is for look-ups by key, and its subquery for
+-- each lead would keep a count of all leads on one core. A test holds the two equal.
 
 CREATE OR REPLACE VIEW ops.v_cabinet_identity_recovery_impact_14d AS
 SELECT
@@ -34,7 +37,44 @@ SELECT
         WHEN claim.person_key IS NULL THEN 'identified_origin_no_claim'
         ELSE 'identified_origin_claim'
     END AS impact_bucket
-FROM ops.v_cabinet_recovery_identity AS identity
+FROM (
+    SELECT
+        COALESCE(lead.external_id, lead.id::text) AS lead_id,
+        lead.lead_created_at::date AS lead_date,
+        CASE
+            WHEN lead.lead_created_at IS NOT NULL
+                THEN
+                    (
+                        LEAST(GREATEST(lead.lead_created_at, timestamp '0001-01-02'), timestamp '9999-01-01')::date + 14
+                    )::timestamp AT TIME ZONE zone.name
+        END AS window_ends_at,
+        person.person_key AS person_key_effective
+    FROM public.module_ct_cabinet_leads AS lead
+    CROSS JOIN
+        (SELECT COALESCE((SELECT business_time_zone FROM ops.cabinet_recovery_settings), 'UTC') AS name) AS zone
+    LEFT JOIN canon.identity_links AS link
+        ON
+            link.source_table = 'module_ct_cabinet_leads'
+            AND link.source_pk = COALESCE(lead.external_id, lead.id::text)
+    LEFT JOIN ops.identity_matching_jobs AS job
+        ON
+            job.source_type = 'cabinet'
+            AND job.source_id = COALESCE(lead.external_id, lead.id::text)
+            AND job.status = 'matched'
+            AND job.matched_person_key IS NOT NULL
+    LEFT JOIN canon.identity_registry AS person
+        ON COALESCE(link.person_key, job.matched_person_key) = person.person_key
+    LEFT JOIN (
+        SELECT
+            nameless.id,
+            TRUE AS is_taken
+        FROM public.module_ct_cabinet_leads AS nameless
+        INNER JOIN public.module_ct_cabinet_leads AS owner ON nameless.id::text = owner.external_id
+        WHERE nameless.external_id IS NULL
+    ) AS number ON lead.id = number.id
+    -- Not number.id IS NULL: that is an anti-join, which may be turned round, and then one process alone reads out all.
+    WHERE number.is_taken IS NOT TRUE
+) AS identity
 LEFT JOIN ops.cabinet_lead_recovery_audit AS audit ON identity.lead_id = audit.lead_id
 LEFT JOIN canon.identity_origin AS origin
     ON
