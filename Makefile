@@ -34,7 +34,7 @@ chaos: setup ## Strike it with every fault there is, and print what they came to
 soak: setup ## Run it under a steady load: nothing grows (20 min, or MINUTES=…)
 	SOAK_MINUTES=$(MINUTES) .venv/bin/pytest -s -m soak tests/chaos
 
-scale: setup ## Run what needs as many rows as a large site has (an hour)
+scale: setup ## Run what takes minutes: as many rows as a large site has, the image where an engine runs (an hour)
 	.venv/bin/pytest -s -m scale
 
 bench: setup ## Measure speed and cost, each figure beside its floor (10 min; FORM=short: less, and off by two fails)

@@ -23,7 +23,7 @@ PASSWORD = "only-for-tests"
 # As compose.yaml has it; on the host's network, since the server of the tests is on its loopback.
 CONFINED = ("--network=host", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges")
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.scale, pytest.mark.timeout(400)]
 
 
 def docker(*arguments: str, stdin: bytes = b"", seconds: float = 60, **variables: str) -> str:
