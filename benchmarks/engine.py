@@ -66,7 +66,7 @@ KINDS = {"none": [OFF], "plain": [OFF, PLAIN_TRIGGER], "ours": [], "awake": [AWA
 
 
 def measure(databases: Databases, *, short: bool) -> Iterator[Figure]:
-    rounds, seconds = (4, 1) if short else (9, 1)  # short and many: the moods of a machine last for seconds
+    rounds, seconds = (4, 1) if short else (5, 1)  # short and many: the moods of a machine last for seconds
     for clients in (1, 8) if short else (1, 8, 32):
         tps = _medians(databases, rounds, partial(_single_matches, clients, seconds))
         beside = f"plain trigger {tps['plain']:,.0f}, none {tps['none']:,.0f}"

@@ -21,7 +21,7 @@ SEEN = "SELECT lead_id FROM ops.cabinet_lead_recovery_audit WHERE lead_id = ANY(
 
 
 def measure(databases: Databases, *, short: bool) -> Iterator[Figure]:
-    seconds = 5 if short else 15
+    seconds = 5 if short else 10
     with databases.fresh() as database, Daemon(database.url, log_level="warning") as daemon:
         floor = asyncio.run(_floor(database.url))
         asyncio.run(_load(database, "warm", rate=20, seconds=3))
