@@ -35,6 +35,7 @@ def web(
     if missing := [name for name in EXTRA if find_spec(name) is None]:
         raise SettingsError(f"{missing[0]} is not installed: pip install 'cabinet-recovery[web]'")
     import asyncio
+    from contextlib import closing
 
     from consumer.web.server import Door, serve
 
@@ -44,7 +45,8 @@ def web(
             f"{host} is reached by others, and it asks nobody who they are: put a proxy that authenticates in front "
             "of it and say so by --behind-proxy"
         )
-    asyncio.new_event_loop().run_until_complete(serve(load_settings(), door))
+    with closing(asyncio.new_event_loop()) as loop:
+        loop.run_until_complete(serve(load_settings(), door))
     # Not a return: a question to a server that is away would be waited for.
     sys.stderr.flush()
     os._exit(ExitCode.DONE)
