@@ -256,7 +256,8 @@ def test_the_description_of_the_api_is_true(site: Site, tmp_path: Path) -> None:
     done = subprocess.run(
         [
             *(Path(sys.executable).with_name("schemathesis"), "run", f"{site.address}openapi.json"),
-            *("--checks", "all", "--max-examples", "100", "--no-color", "--generation-database", "none"),
+            *("--checks", "all", "--max-examples", "40", "--request-timeout", "30"),
+            *("--no-color", "--generation-database", "none"),
         ],
         check=False,
         capture_output=True,
@@ -265,4 +266,4 @@ def test_the_description_of_the_api_is_true(site: Site, tmp_path: Path) -> None:
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"[1-9][0-9]{2} generated", done.stdout)
+    assert re.search(r"[1-9][0-9]+ generated", done.stdout)
