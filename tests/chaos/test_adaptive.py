@@ -2,7 +2,7 @@
 
 from tests.chaos.form import in_form
 from tests.chaos.trial import Trial
-from tests.processes import Daemon, eventually
+from tests.processes import eventually
 
 OFTEN = {"proof_interval_seconds": "2"}  # the mode is learned with each proof
 
@@ -14,12 +14,17 @@ def begin(trial: Trial) -> None:
     trial.start_daemon().wait_until_ready()
 
 
-def wake(trial: Trial, keeper: Daemon) -> None:
+def wake(trial: Trial) -> None:
     """Many notifications, whoever sends them, wake the keeper; from now on some matches are silent."""
-    known = len(keeper.events("keeper.woken"))
+    eventually(lambda: trial.ask("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = 2919646820"))
+    known = times_woken(trial)
     trial.ask("SELECT pg_notify('cabinet_recovery', n || clock_timestamp()::text) FROM generate_series(1, 2000) AS n")
-    keeper.wait_for("keeper.woken", count=known + 1)
+    eventually(lambda: times_woken(trial) > known)
     trial.flow(5)
+
+
+def times_woken(trial: Trial) -> int:
+    return sum(len(daemon.events("keeper.woken")) for daemon in trial.daemons)
 
 
 def test_a_keeper_that_is_killed_awake_and_started_again(url: str) -> None:
@@ -27,7 +32,7 @@ def test_a_keeper_that_is_killed_awake_and_started_again(url: str) -> None:
         begin(trial)
         for _ in range(in_form(5, 2)):
             keeper, heir = trial.daemons
-            wake(trial, keeper)
+            wake(trial)
             with trial.fault():
                 keeper.kill()
                 trial.daemons.remove(keeper)
@@ -39,15 +44,6 @@ def test_the_listener_s_and_the_keeper_s_backends_are_terminated_awake(url: str)
     with Trial("adaptive: listener's and keeper's backends terminated", url, **OFTEN) as trial:
         begin(trial)
         for number in range(in_form(10, 3)):
-            keeper = eventually(lambda: awake_or_asleep(trial))
-            wake(trial, keeper)
+            wake(trial)
             with trial.fault():
                 trial.end_sessions(f"application_name = 'cabinet-recovery {('listener', 'keeper')[number % 2]}'")
-
-
-def awake_or_asleep(trial: Trial) -> Daemon | None:
-    """The daemon that is the keeper and at its post: of those that were appointed, the last."""
-    if not trial.ask("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = 7214614116 %% 4294967296"):
-        return None
-    appointed = [one for one in trial.daemons if one.events("keeper.asleep")]
-    return max(appointed, key=lambda one: str(one.events("keeper.asleep")[-1]["timestamp"]), default=None)
