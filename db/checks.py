@@ -36,12 +36,12 @@ RIGHTS: dict[str, dict[str, str]] = {
     },
     "canon.identity_origin_history": {"INSERT": "person_key changed_at"},
     "ops.cabinet_lead_recovery_audit": {
-        "SELECT": f"{_AUDIT} lead_id first_recovered_at",
+        "SELECT": f"{_AUDIT} lead_id",
         "INSERT": f"{_AUDIT} lead_id first_recovered_at",
         "UPDATE": _AUDIT,
     },
     "ops.cabinet_recovery_outbox": {
-        "SELECT": "lead_id event_id source requested_at",
+        "SELECT": "lead_id event_id source",
         "INSERT": "lead_id source",
         "UPDATE": "event_id",
         "DELETE": "",

@@ -180,8 +180,7 @@ $$;
 
 -- Not UPDATE on first_recovered_at: it is set once.
 GRANT SELECT (
-    lead_id, first_recovered_at, last_recovered_at, recovered_person_key, recovered_by, recovery_method, updated_at,
-    xmax
+    lead_id, last_recovered_at, recovered_person_key, recovered_by, recovery_method, updated_at, xmax
 ), INSERT (
     lead_id, first_recovered_at, last_recovered_at, recovered_person_key, recovered_by, recovery_method, updated_at
 ), UPDATE (
@@ -200,7 +199,7 @@ GRANT SELECT (
 
 -- UPDATE, because FOR UPDATE SKIP LOCKED asks for it on some column: of this one, nobody can set a value.
 GRANT SELECT (
-    lead_id, event_id, source, requested_at
+    lead_id, event_id, source
 ), INSERT (
     lead_id, source
 ), UPDATE (

@@ -20,7 +20,13 @@ def test_honcho_runs_both_processes_and_ends_them_on_sigterm(database: Database)
     variables = environment(database.url, log_format="json")
 
     released = subprocess.run(
-        [*honcho, "release"], cwd=CHECKOUT, env=variables, check=False, capture_output=True, text=True, timeout=60
+        [*honcho, "release"],
+        cwd=CHECKOUT,
+        env=variables | {"DATABASE_URL": database.owner_url},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert (released.returncode, "the schema is up to date" in released.stdout) == (0, True)
 
