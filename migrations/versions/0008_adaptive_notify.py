@@ -20,17 +20,6 @@ ADD COLUMN IF NOT EXISTS awake_until timestamptz,
 DROP CONSTRAINT IF EXISTS cabinet_recovery_settings_notify_mode_check,
 ADD CONSTRAINT cabinet_recovery_settings_notify_mode_check CHECK (notify_mode IN ('on', 'adaptive', 'off'));
 """
-# The daemon reads the mode, whether or not anybody thinks of granting the rights again.
-GRANT = """
-DO $$
-BEGIN
-    IF to_regrole('cabinet_recovery_service') IS NOT NULL THEN
-        GRANT SELECT (only_row, notify_mode, awake_until), UPDATE (awake_until)
-        ON ops.cabinet_recovery_settings TO cabinet_recovery_service;
-    END IF;
-END
-$$
-"""
 REMOVE_LEASE = """
 DROP FUNCTION ops.cabinet_recovery_rings(text, timestamptz);
 UPDATE ops.cabinet_recovery_settings SET notify_mode = 'on' WHERE notify_mode = 'adaptive';
@@ -45,7 +34,6 @@ def upgrade() -> None:
     # The engine's triggers read this table: nobody may queue behind us for it.
     with op.get_context().autocommit_block():
         execution.run_when_unlocked(ADD_LEASE)
-    execution.run(GRANT)
     for function in ("cabinet_recovery_rings", *FUNCTIONS):
         execution.run(execution.frozen(f"0008_{function}"))
 
