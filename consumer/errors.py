@@ -1,6 +1,9 @@
 """How the program ends, and what it says then."""
 
+import sys
+import traceback
 from enum import IntEnum
+from typing import Never
 
 MISSING_RIGHT = "42501"
 
@@ -24,6 +27,24 @@ class SettingsError(Exception):
 
 class Aborted(Exception):
     """What was in hand was given up when we were asked to stop; it was undone, and nothing is lost."""
+
+
+def tell(error: Exception) -> ExitCode:
+    """Say on stderr what happened, and return the exit status that goes with it."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    status = exit_code_of(error)
+    if status == ExitCode.UNEXPECTED and not isinstance(error, OSError):
+        # A defect of ours: whoever mends it needs to know where.
+        traceback.print_exception(error)
+    sys.stderr.write(f"consumer: {one_line(error)}\n")
+    return status
+
+
+def leave(text: str, status: ExitCode) -> Never:
+    """End the program, with a line on stderr."""
+    sys.stderr.write(f"consumer: {text}\n")
+    raise SystemExit(status)
 
 
 def exit_code_of(error: BaseException) -> ExitCode:

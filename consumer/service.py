@@ -28,7 +28,7 @@ from consumer.worker import Worker
 from db.connect import Connection
 
 if TYPE_CHECKING:
-    from consumer.monitor import Monitor
+    from consumer.monitoring.monitor import Monitor
 
 log = structlog.get_logger(__name__)
 
@@ -93,7 +93,7 @@ class Service:
     def _make_monitor(self) -> "Monitor | None":
         if self._settings.metrics_address is None:
             return None
-        from consumer.monitor import Monitor  # noqa: PLC0415 # what nobody asked for takes no memory
+        from consumer.monitoring.monitor import Monitor  # noqa: PLC0415 # what nobody asked for takes no memory
 
         return Monitor(self._settings, self._roles, self._proof, self._watchdog)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
 
-from consumer.metrics import GAUGES, Metrics
+from consumer.monitoring.metrics import GAUGES, Metrics
 from consumer.settings import Settings, allowed, is_address, variable_of
 
 REFERENCE = Path(__file__).parent / "reference.md"

@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.datastructures import QueryParams
 
-from consumer.impact import REASONS, Day, Totals
+from consumer.reports.impact import REASONS, Day, Totals
 from consumer.web.state import Figures, State
 
 PATH = "/api/v1/yango/cabinet/identity-recovery-impact-14d"

@@ -14,7 +14,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from consumer.errors import one_line
-from consumer.story import read_story
+from consumer.reports.story import read_story
 from consumer.web import api
 from consumer.web.guard import Guard
 from consumer.web.live import Live

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import NamedTuple
 
-from consumer.story import Story
+from consumer.reports.story import Story
 from consumer.web.texts import Texts
 from db.story import Facts
 

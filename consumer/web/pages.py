@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from consumer.story import Story
+from consumer.reports.story import Story
 from consumer.web.chart import draw
 from consumer.web.lead import chapters, refusal, verdict
 from consumer.web.state import State

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from consumer.impact import ImpactReport
+from consumer.reports.impact import ImpactReport
 from db.board import Board, Look
 
 OLD_AFTER_SECONDS = 5.0

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 import structlog
 
 from consumer.errors import one_line
-from consumer.impact import read_impact
 from consumer.outage import Outage
+from consumer.reports.impact import read_impact
 from consumer.web.state import Figures, State
 from db.board import look, read_board
 from db.connect import AccessRefused, DatabaseError, InvalidAddress, SchemaMismatch

@@ -8,9 +8,9 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from consumer.checks import CHECKS
 from consumer.doctor import examine
-from consumer.examination import Finding, needed_rights
+from consumer.doctor.checks import CHECKS
+from consumer.doctor.examination import Finding, needed_rights
 from consumer.settings import Settings
 from db.checks import MISSING_RIGHTS, RIGHTS
 from db.connect import SCHEMA_REVISION

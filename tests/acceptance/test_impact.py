@@ -13,7 +13,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from consumer.impact import BUCKETS, REASONS
+from consumer.reports.impact import BUCKETS, REASONS
 from db.impact import SET_UP
 from tests.acceptance.test_commands import InThisProcess, call, refused  # noqa: F401 # call is a fixture
 from tests.database import Database

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from consumer.errors import SettingsError
-from consumer.monitor import Monitor
+from consumer.monitoring.monitor import Monitor
 from consumer.outage import Outage
 from consumer.proof import Proof
 from consumer.role import Place, Role

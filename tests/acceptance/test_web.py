@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from consumer import cli_web
+from consumer.commands import web as web_command
 from consumer.web import texts
 from consumer.web.live import STREAMS
 from consumer.web.texts import choose_language, texts_in
@@ -202,7 +202,7 @@ class TestTheProcess:
             assert "--behind-proxy" in refused(call("web", "--host", host, DATABASE_URL="postgresql://x/"), 2)
 
     def test_says_what_to_install(self, call: InThisProcess, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-        monkeypatch.setattr(cli_web, "EXTRA", ("no_such_package_here",))
+        monkeypatch.setattr(web_command, "EXTRA", ("no_such_package_here",))
         assert "pip install 'cabinet-recovery[web]'" in refused(call("web"), 2)
 
     def test_says_that_somebody_else_has_its_port(self, call: InThisProcess) -> None:  # noqa: F811

@@ -18,8 +18,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from consumer.connection import open_handler
 from consumer.handlers.recover import Asked
-from consumer.impact import read_impact
-from consumer.story import read_story
+from consumer.reports.impact import read_impact
+from consumer.reports.story import read_story
 from consumer.sweeper import list_all, list_due
 from db import checks, keeping, listing
 from db.connect import AccessRefused, Address, Connection

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from consumer.handlers.outcome import Batch
-from consumer.metrics import GAUGES, Metrics
+from consumer.monitoring.metrics import GAUGES, Metrics
 from tests.box import CHECKOUT
 from tests.scraping import samples_of
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from consumer.options import load_settings
+from consumer.commands.options import load_settings
 
 # Heavy imports stand inside the commands: --help is to answer at once.
 # ruff: noqa: PLC0415
@@ -38,10 +38,10 @@ def impact(
     How many leads are in each bucket, were recovered in time or late, and how long it took; by day, for the last 30
     days or for the period; and why the others are not recovered. It only reads.
     """
-    from consumer.impact import read_impact
-    from consumer.impact_page import write_page
-    from consumer.impact_tables import show_impact, write_csv
-    from consumer.report import print_json
+    from consumer.reports.impact import read_impact
+    from consumer.reports.impact_page import write_page
+    from consumer.reports.impact_tables import show_impact, write_csv
+    from consumer.reports.terminal import print_json
     from db.engine import open_engine
     from db.impact import Period
 

@@ -2,8 +2,8 @@
 
 import typer
 
+from consumer.commands.options import Json, load_settings
 from consumer.errors import ExitCode
-from consumer.options import Json, load_settings
 
 # Heavy imports stand inside the commands: --help is to answer at once.
 # ruff: noqa: PLC0415
@@ -17,7 +17,7 @@ def doctor(as_json: Json = False) -> None:
     exit status is 5 where anything failed, an unreachable database too, and otherwise 0.
     """
     from consumer.doctor import examine
-    from consumer.report import print_json_list, show_findings
+    from consumer.reports.terminal import print_json_list, show_findings
 
     findings = list(examine(load_settings()))
     if as_json:

@@ -19,8 +19,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from consumer.demo_engine import RECOVERED, Answer, ConsumerProcess, Tally, plan
-from consumer.demo_fleet import DAYS, Fleet, build_fleet, load
+from consumer.demo.engine import RECOVERED, Answer, ConsumerProcess, Tally, plan
+from consumer.demo.fleet import DAYS, Fleet, build_fleet, load
 from consumer.errors import SettingsError
 from db.connect import Address
 from db.embedded import EmbeddedServer, ServerUnavailable, runnable_binaries

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from consumer.commands.options import Json, load_settings, require_lead_ids
 from consumer.errors import ExitCode
-from consumer.options import Json, load_settings, require_lead_ids
 
 # Heavy imports stand inside the commands: --help is to answer at once.
 # ruff: noqa: PLC0415
@@ -23,7 +23,7 @@ def list_parked(
     as_json: Json = False,
 ) -> None:
     """List the parked leads, with what the database said of them."""
-    from consumer.report import show_parked
+    from consumer.reports.terminal import show_parked
     from db import reports
     from db.engine import open_engine
 
@@ -41,7 +41,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show all that is known of one parked lead: the error, the attempts, and what would be done for it now."""
-    from consumer.report import shortened, show_fields
+    from consumer.reports.terminal import shortened, show_fields
     from db import reports
     from db.engine import open_engine
 
@@ -70,7 +70,7 @@ def retry(
     """
     from consumer.backfill import reprocess
     from consumer.handlers.outcome import PROCESSED, SKIPPED
-    from consumer.report import progress_bar, shortened, show_recoveries
+    from consumer.reports.terminal import progress_bar, shortened, show_recoveries
     from db import reports
     from db.engine import open_engine
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
-from consumer.impact import BUCKETS, REASONS, Day, ImpactReport
-from consumer.report import show_table
+from consumer.reports.impact import BUCKETS, REASONS, Day, ImpactReport
+from consumer.reports.terminal import show_table
 from db.impact import Elapsed
 
 UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"), (0.001, "ms"))

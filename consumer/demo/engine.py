@@ -20,7 +20,7 @@ from typing import Any, LiteralString
 import psycopg
 
 import consumer
-from consumer.demo_fleet import FoundBy, Lead
+from consumer.demo.fleet import FoundBy, Lead
 from consumer.settings import PREFIX
 
 PAUSE_SECONDS = 0.125

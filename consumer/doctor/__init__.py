@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 import psycopg
 
-from consumer.checks import CHECKS
+from consumer.doctor.checks import CHECKS
+from consumer.doctor.examination import GRANT, LOOK_SECONDS, Check, Finding, Patient
 from consumer.errors import one_line
-from consumer.examination import GRANT, LOOK_SECONDS, Check, Finding, Patient
 from consumer.settings import Settings
 from db.connect import DatabaseError
 

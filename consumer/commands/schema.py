@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from consumer.commands.options import load_settings
 from consumer.errors import ExitCode
-from consumer.options import load_settings
 
 # Heavy imports stand inside the commands: --help is to answer at once.
 # ruff: noqa: PLC0415
@@ -49,7 +49,7 @@ def migrate(
 
 
 def _foretell(*, as_sql: bool) -> None:
-    from consumer.report import show_migration
+    from consumer.reports.terminal import show_migration
     from db.host import open_session, require_fitting_host
     from db.migrate import write_script
     from db.plan import plan

@@ -25,8 +25,8 @@ from consumer.handlers.outcome import JobResult, Recovery
 if TYPE_CHECKING:  # SQLAlchemy takes a third of a second, and a sweep has no use for it
     from _typeshed import DataclassInstance
 
-    from consumer.examination import Finding
-    from consumer.rehearsal import Planned
+    from consumer.doctor.examination import Finding
+    from consumer.reports.rehearsal import Planned
     from db.plan import PlannedObject
     from db.reports import ParkedLead, Status
     from db.trigger_switch import TriggerState

@@ -8,7 +8,7 @@ from typing import LiteralString
 import psycopg
 from psycopg import sql
 
-from consumer.examination import GRANT, LOOK_SECONDS, Check, Finding, Patient, needed_rights, open_connection
+from consumer.doctor.examination import GRANT, LOOK_SECONDS, Check, Finding, Patient, needed_rights, open_connection
 from consumer.settings import LISTENER_VARIABLE
 from db import checks as queries
 from db.connect import SCHEMA_REVISION, DatabaseError

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from consumer.commands.options import Json, load_settings, require_lead_ids
 from consumer.errors import ExitCode
-from consumer.options import Json, load_settings, require_lead_ids
 
 if TYPE_CHECKING:
-    from consumer.story import Story
+    from consumer.reports.story import Story
     from db.story import Facts
 
 # Heavy imports stand inside the commands: --help is to answer at once.
@@ -28,8 +28,8 @@ def why(
     In order: the lead, its match, link and origin, what is pending, the recovery, and its bucket. It only reads, and
     shows no name, phone or plate. For a lead that there is not, the exit status is 5.
     """
-    from consumer.report import print_json, shortened, show_story
-    from consumer.story import read_story
+    from consumer.reports.story import read_story
+    from consumer.reports.terminal import print_json, shortened, show_story
     from db.engine import open_engine
 
     require_lead_ids([lead_id])

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from consumer.impact import BUCKETS, REASONS, Day, ImpactReport
-from consumer.impact_tables import in_words, period_of
+from consumer.reports.impact import BUCKETS, REASONS, Day, ImpactReport
+from consumer.reports.impact_tables import in_words, period_of
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; color: #1d2733 }

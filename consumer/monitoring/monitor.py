@@ -11,16 +11,16 @@ import structlog
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from consumer.endpoint import Endpoint, Page, open_listening
 from consumer.errors import one_line
 from consumer.handlers.outcome import Batch
 from consumer.handlers.recover import Asked, Handler
-from consumer.metrics import GAUGES, Metrics, Reading
+from consumer.monitoring.endpoint import Endpoint, Page, open_listening
+from consumer.monitoring.metrics import GAUGES, Metrics, Reading
+from consumer.monitoring.survey import Survey
 from consumer.outage import Outage
 from consumer.proof import Proof
 from consumer.role import Place, Role, RoleDied
 from consumer.settings import PREFIX, Settings
-from consumer.survey import Survey
 from consumer.watchdog import Watchdog
 from db.connect import DatabaseError
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from consumer.commands.options import load_settings
 from consumer.errors import ExitCode, SettingsError
-from consumer.options import load_settings
 
 # Heavy imports stand inside the commands: --help is to answer at once.
 # ruff: noqa: PLC0415
