@@ -1,11 +1,14 @@
 """Faults that strike while a keeper is awake, and the engine therefore does not notify."""
 
-import pytest
-
-from tests.chaos.form import IS_SHORT, in_form
+from tests.chaos.form import in_form
 from tests.chaos.trial import Trial
 from tests.processes import eventually
 
+# Exclusive, it is the keeper's; the engine, silent, shares it.
+SLEEPS = """
+    SELECT pid FROM pg_locks
+    WHERE locktype = 'advisory' AND objid = 2919646820 AND mode = 'ExclusiveLock' AND granted
+"""
 OFTEN = {"proof_interval_seconds": "2"}  # the mode is learned with each proof
 
 
@@ -18,7 +21,7 @@ def begin(trial: Trial) -> None:
 
 def wake(trial: Trial) -> None:
     """Many notifications, whoever sends them, wake the keeper; from now on some matches are silent."""
-    eventually(lambda: trial.ask("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = 2919646820"))
+    eventually(lambda: trial.ask(SLEEPS))
     known = times_woken(trial)
     trial.ask("SELECT pg_notify('cabinet_recovery', n || clock_timestamp()::text) FROM generate_series(1, 2000) AS n")
     eventually(lambda: times_woken(trial) > known)
@@ -42,7 +45,6 @@ def test_a_keeper_that_is_killed_awake_and_started_again(url: str) -> None:
                 trial.start_daemon().wait_until_ready()
 
 
-@pytest.mark.skipif(IS_SHORT, reason="to wake keepers again and again takes a rate that busy cores do not reach")
 def test_the_listener_s_and_the_keeper_s_backends_are_terminated_awake(url: str) -> None:
     with Trial("adaptive: listener's and keeper's backends terminated", url, **OFTEN) as trial:
         begin(trial)
