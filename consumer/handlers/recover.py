@@ -8,7 +8,7 @@ from typing import Any, LiteralString
 import psycopg
 
 from consumer.handlers.outcome import Batch, Outcome, Recovery
-from db import queries
+from db import failures, queries
 from db.connect import Connection
 from db.transaction import run_together
 
@@ -100,7 +100,7 @@ class Handler:
     async def _try_again_and_record(self, lead_id: str, asked: Asked | None) -> Batch:
         """A second attempt, of which we know what events came before it: only those may count as failed."""
         try:
-            *_, counted = await self._together([queries.COUNT_EVENTS], lead_id=lead_id)
+            *_, counted = await self._together([failures.COUNT_EVENTS], lead_id=lead_id)
             try:
                 return await self._recover_together([lead_id], asked, self.lock_timeout_ms)
             except psycopg.Error as error:
@@ -134,7 +134,7 @@ class Handler:
         # Only the primary message: the detail quotes the row, and a row has names and phones in it.
         message = (error.diag.message_primary or "")[:MESSAGE_LIMIT]
         *_, scheduled = await self._together(
-            [queries.RECORD_FAILURE, queries.SCHEDULE_RETRY],
+            [failures.RECORD_FAILURE, failures.SCHEDULE_RETRY],
             lead_id=lead_id,
             sqlstate=error.sqlstate,
             message=message,
