@@ -7,15 +7,19 @@ from contextlib import contextmanager
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from db.connect import Address
 from db.embedded import EmbeddedServer
 from db.migrate import migrate
 from tests.database import Database
 
-# As durable as a production server: NOTIFY's lock is held while the commit is flushed.
+# As durable as a production server, and not as the server of the tests: NOTIFY's lock is held while the commit is
+# flushed.
 SETTINGS = {
+    "fsync": "on",
+    "full_page_writes": "on",
+    "dynamic_shared_memory_type": "posix",
     "max_wal_size": "4GB",
     "shared_buffers": "512MB",
     "max_connections": "100",
@@ -40,11 +44,26 @@ class Databases:
 
     @contextmanager
     def fresh(self) -> Iterator[Database]:
+        """A migrated database without a row."""
+        with self._created(sql.SQL("CREATE DATABASE {}")) as database:
+            migrate(Address.parse(database.url))
+            yield database
+
+    @contextmanager
+    def copy(self, loaded: Database) -> Iterator[Database]:
+        """A database like the one that is loaded, which is closed to be copied; its files are all that is written."""
+        loaded.close()
+        template = sql.Identifier(conninfo_to_dict(loaded.owner_url)["dbname"])
+        create = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy")
+        with self._created(create, template) as database:
+            yield database
+
+    @contextmanager
+    def _created(self, create: sql.SQL, *template: sql.Identifier) -> Iterator[Database]:
         name = sql.Identifier(f"cabinet_recovery_bench_{os.getpid()}_{time.monotonic_ns()}")
         url = make_conninfo(self._admin_url, dbname=name.as_string().strip('"'))
         with psycopg.connect(self._admin_url, autocommit=True) as admin:
-            admin.execute(sql.SQL("CREATE DATABASE {}").format(name))
-            migrate(Address.parse(url))
+            admin.execute(create.format(name, *template))
             database = Database(url)
             try:
                 yield database
