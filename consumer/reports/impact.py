@@ -176,7 +176,7 @@ def _day(day: date, counts: Sequence[Count], times: Times) -> Day:
 def _top_reasons(counts: Sequence[Count], unknown_leads: int) -> dict[str, int]:
     leads = _sums((one.reason, one.leads) for one in counts if one.reason is not None)
     leads["unknown_lead"] += unknown_leads
-    return {reason: count for reason, count in leads.most_common() if count}
+    return {reason: count for reason, count in sorted(leads.items(), key=lambda one: (-one[1], one[0])) if count}
 
 
 def _sums(pairs: Iterable[tuple[str, int]]) -> Counter[str]:
