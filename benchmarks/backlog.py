@@ -53,6 +53,9 @@ def measure(databases: Databases, *, short: bool) -> Iterator[Figure]:
         pinned = _drained(databases, backlog, with_old_snapshot=True)
         yield _beside_one("the same, an old snapshot open", pinned, one, least=0.85)
     with databases.fresh() as backlog:
+        load(backlog, leads // 10)
+        yield Figure(f"backlog of {leads // 10:,}", _drained(databases, backlog).rate, "leads/s")
+    with databases.fresh() as backlog:
         load(backlog, 10 * leads)
         ceiling_of_many = _plain_rate(databases, backlog, 10 * leads)
         many = _drained(databases, backlog)
