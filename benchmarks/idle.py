@@ -11,7 +11,7 @@ from benchmarks.figure import Figure
 from benchmarks.server import Databases
 from consumer.connection import open_handler
 from consumer.handlers.recover import Handler
-from consumer.impact import read_impact
+from consumer.reports.impact import read_impact
 from consumer.sweeper import list_all, list_due
 from db import listing
 from db.engine import open_engine
