@@ -47,7 +47,7 @@ lint: setup ## ruff, mypy --strict, import-linter, sqlfluff
 	.venv/bin/lint-imports
 	.venv/bin/sqlfluff lint --disable-progress-bar db
 
-check: lint ## What CI runs: lint and every test
+check: lint ## Lint, and every test but those of chaos, soak and scale
 	.venv/bin/pytest -n 2 -m "not systemd and not chaos and not scale"
 	.venv/bin/pytest -s -m systemd
 
@@ -63,7 +63,7 @@ licences: setup ## Write docs/licences.md anew
 	.venv/bin/python -m tests.licences
 
 audit: setup ## Ask for known vulnerabilities of what is brought along (network)
-	@$(UV) export --frozen --quiet --no-dev --no-emit-project --format requirements-txt > .venv/runtime.txt
+	@$(UV) export --frozen --quiet --no-dev --extra web --no-emit-project --format requirements-txt > .venv/runtime.txt
 	$(UV) tool run pip-audit --strict --disable-pip --require-hashes --requirement .venv/runtime.txt
 
 lock: setup ## Renew uv.lock

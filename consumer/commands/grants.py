@@ -16,11 +16,11 @@ def grants(
     service: Annotated[str, typer.Option(metavar="ROLE", help="What the consumer is.")] = "cabinet_recovery_service",
     reader: Annotated[str, typer.Option(metavar="ROLE", help="Looks at views.")] = "cabinet_recovery_reader",
 ) -> None:
-    """Print the SQL that makes the database roles and gives each the fewest rights that work, or apply it.
+    """Print, or apply, the SQL for the three database roles.
 
-    For psql, or for --apply, as the owner of the host's tables or a superuser; after `consumer migrate`, and again
-    after each later one. It may be repeated. The login in DATABASE_URL is then made a member of the service role:
-    GRANT cabinet_recovery_service TO recovery_login.
+    Each gets the fewest rights that work. For psql, or for --apply, as the owner of the host's tables or a superuser;
+    after `consumer migrate`, and again after each later one. It may be repeated. The login in DATABASE_URL is then made
+    a member of the service role: GRANT cabinet_recovery_service TO recovery_login.
     """
     from db.roles import InvalidRoleName, Roles, apply
 

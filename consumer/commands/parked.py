@@ -12,9 +12,7 @@ from consumer.errors import ExitCode
 # Heavy imports stand inside the commands: --help is to answer at once.
 # ruff: noqa: PLC0415
 
-parked = typer.Typer(
-    help="Show the leads that were given up because of their data, and try them again.", no_args_is_help=True
-)
+parked = typer.Typer(help="Show the leads given up because of their data; retry them.", no_args_is_help=True)
 
 
 @parked.command("list", epilog="Example: consumer parked list --limit 20")

@@ -73,12 +73,12 @@ def uninstall(
         bool, typer.Option("--drop-audit", help="Drop the audit as well, which is kept otherwise.")
     ] = False,
 ) -> None:
-    """Remove the service from the database, and leave the host's schema as it was.
+    """Remove the service from the database.
 
-    Triggers, index, views and tables of ours go; views of the host's that were replaced come back as they were. The
-    audit stays unless told otherwise. What was recovered stays, as do the rights that roles were given on the host's
-    tables, but for the service's own roles. Stop every consumer before: while one is connected, this is refused. Safe
-    to interrupt and to repeat; it waits for locks as `consumer migrate` does.
+    The host's schema is left as it was. Triggers, index, views and tables of ours go; views of the host's that were
+    replaced come back as they were. The audit stays unless told otherwise. What was recovered stays, as do the rights
+    that roles were given on the host's tables, but for the service's own roles. Stop every consumer before: while one
+    is connected, this is refused. Safe to interrupt and to repeat; it waits for locks as `consumer migrate` does.
     """
     from db.uninstall import Installed, look, uninstall
 

@@ -26,7 +26,7 @@ def web(
         list[str] | None, typer.Option(metavar="NAME", help="A host name that browsers ask for; may be repeated.")
     ] = None,
 ) -> None:
-    """Show the impact and what is pending, live, to everybody who is let in.
+    """Show impact and what is pending, live: a page and JSON.
 
     A page for people and JSON for programs. It only reads: let DATABASE_URL name a login that has the reader's role.
     It knows nobody and shows no personal data; without a proxy that authenticates it is reached from this host alone.

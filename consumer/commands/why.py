@@ -23,7 +23,7 @@ def why(
     lead_id: Annotated[str, typer.Argument(metavar="LEAD_ID")],
     as_json: Json = False,
 ) -> None:
-    """Tell the story of one lead: what happened, what is missing, and who can mend it.
+    """Tell one lead's story, what is missing and who mends it.
 
     In order: the lead, its match, link and origin, what is pending, the recovery, and its bucket. It only reads, and
     shows no name, phone or plate. For a lead that there is not, the exit status is 5.

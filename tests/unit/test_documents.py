@@ -12,6 +12,7 @@ import pytest
 import typer.main
 
 from consumer import cli
+from consumer.handlers.outcome import Outcome
 from consumer.settings import Settings, is_address, variable_of
 
 PROJECT = Path(__file__).parents[2]
@@ -213,3 +214,13 @@ class TestTheSpanishRunbook:
             return [set(LINK.findall(part)) for part in re.split(r"^#+ .+$", prose(page), flags=re.MULTILINE)[2:]]
 
         assert links(SPANISH) == links(ENGLISH)
+
+
+def test_every_event_of_the_log_is_in_the_reference_and_no_other() -> None:
+    code = "".join(file.read_text(encoding="utf-8") for file in sorted((PROJECT / "consumer").rglob("*.py")))
+    dotted = re.findall(r'"(([a-z_]+)\.[a-z_]+)"', code)
+    told = {event for event, first in dotted if first not in {"canon", "ops", "public", "uvicorn"}}
+    told |= {f"lead.{outcome}" for outcome in Outcome} | {"lead.parked"}
+    section = text_of(PROJECT / "docs" / "reference.md").partition("## Log events")[2]
+
+    assert set(re.findall(r"`([a-z_]+\.[a-z_]+)`", section)) == told
