@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -21,12 +22,28 @@ log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 0.5
 FIGURES_SECONDS = 30.0
-# While the figures are cheap they follow each match; where they are not, they are read a tenth of the time.
 CHEAP_SECONDS = 1.0
 CONNECTIONS = 5  # look, figures, and what is searched for
 HOPELESS = (AccessRefused, InvalidAddress, SchemaMismatch)
 
 Read = TypeVar("Read")
+
+
+class Pace:
+    """While the figures are cheap they follow each match; where they are not, they are read a tenth of the time.
+
+    What they cost is the least that one of the last three took: the first one connects and warms up, and a busy machine
+    makes any of them slow, though the database has no more to do.
+    """
+
+    def __init__(self) -> None:
+        self._took: deque[float] = deque(maxlen=3)
+
+    def rest_seconds(self, took: float) -> float:
+        is_first = not self._took
+        self._took.append(took)
+        least = min(self._took)
+        return least if is_first or least < CHEAP_SECONDS else 9 * least
 
 
 @dataclass
@@ -41,6 +58,7 @@ class Watcher:
     state: State
     outage: Outage
     _wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    _pace: Pace = field(default_factory=Pace)
 
     async def watch(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -61,9 +79,8 @@ class Watcher:
             if found is None:
                 await asyncio.sleep(max(LOOK_SECONDS, took))
                 continue
-            is_cheap = took < CHEAP_SECONDS or self.state.figures is None  # the first one connects, and warms up
             self.state.show(found)
-            await asyncio.sleep(took if is_cheap else 9 * took)
+            await asyncio.sleep(self._pace.rest_seconds(took))
             try:
                 async with asyncio.timeout(FIGURES_SECONDS):
                     await self._wanted.wait()

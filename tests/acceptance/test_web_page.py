@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import statistics
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
@@ -11,10 +13,15 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from tests.acceptance.test_impact import fleet  # noqa: F401 # a fixture
 from tests.acceptance.test_web import reader  # noqa: F401 # a fixture
 from tests.database import Database
-from tests.processes import Daemon
+from tests.processes import PATIENCE_SECONDS, Daemon
 from tests.site import Site
 
 CHROMIUM = shutil.which("chromium")
+PATIENCE = 1000 * PATIENCE_SECONDS
+IN_TIME = """
+SELECT count(*) FROM ops.v_cabinet_identity_recovery_impact_14d
+WHERE impact_bucket = 'recovered_within_14d_but_no_claim'
+"""
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is missing: apt-get install chromium"),
@@ -68,19 +75,26 @@ def test_the_figures_are_the_database_s(page: Page, fleet: Database) -> None:  #
     assert int(today.nth(0).inner_text()) + int(today.nth(1).inner_text()) == recovered
 
 
-def test_a_match_is_seen_within_two_seconds(page: Page, fleet: Database) -> None:  # noqa: F811
+def test_matches_are_seen_within_two_seconds_in_the_list_and_in_the_counts(page: Page, fleet: Database) -> None:  # noqa: F811
+    """Each is seen; the seconds are those of the middle one, for Chromium shares this machine with other tests."""
     in_time = page.locator("#funnel tr[data-bucket=recovered_within_14d_but_no_claim] td").first
     page.locator("summary").click()
     with Daemon(fleet.url) as daemon:
         daemon.wait_until_ready()
         daemon.wait_for("sweep.finished")
-        page.wait_for_timeout(2000)  # what that sweep did is shown by now
-        before = int(in_time.inner_text())
-        for number in range(1, 4):
+        before = fleet.value(IN_TIME)
+        expect(in_time).to_have_text(str(before), timeout=PATIENCE)  # what that sweep did is shown
+        listed, counted = [], []
+        for number in range(1, 6):
             yesterday = datetime.now() - timedelta(days=1)
             fleet.lead(f"seen-{number}", created_at=yesterday, matched_to=fleet.person())
-            expect(page.locator("#latest tbody th").first).to_have_text(f"seen-{number}", timeout=2000)
-            expect(in_time).to_have_text(str(before + number), timeout=10_000)
+            matched = time.monotonic()
+            expect(page.locator("#latest tbody th").first).to_have_text(f"seen-{number}", timeout=PATIENCE)
+            listed.append(time.monotonic() - matched)
+            expect(in_time).to_have_text(str(before + number), timeout=PATIENCE)
+            counted.append(time.monotonic() - matched)
+    assert statistics.median(listed) < 2
+    assert statistics.median(counted) < 2
     expect(page.locator("#recoveries-table")).to_have_attribute("open", "")  # it stays as the reader left it
 
 
