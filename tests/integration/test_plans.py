@@ -1,4 +1,4 @@
-"""No statement of the handler scans a table that grows with all leads, whatever the statistics say of it."""
+"""No statement of the handler or the survey scans a table that grows with all leads, whatever the statistics say."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 from db import failures, queries
+from db.survey import SET_UP_SURVEY, SURVEY
 from tests.acceptance.test_backfill import load
 from tests.database import TABLES, Database
 
@@ -59,6 +60,23 @@ def test_each_table_that_grows_is_looked_up_by_a_key(
     scans = [node for node in nodes(plan(database, STATEMENTS[name])) if node.get("Relation Name") in GROWING]
 
     assert [node for node in scans if not is_by_key(node)] == []
+
+
+@pytest.mark.parametrize("prepare", [never_analysed, analysed_while_empty, analysed_in_the_middle_of_a_backlog])
+def test_the_survey_looks_at_no_lead_that_is_skipped(database: Database, prepare: Callable[[Database], None]) -> None:
+    prepare(database)
+    database.run(
+        "INSERT INTO ops.cabinet_recovery_exception (lead_id, outcome) "
+        "SELECT 'skipped-' || n, 'origin_manual' FROM generate_series(1, 5000) AS n"
+    )
+    with database.connection.transaction(force_rollback=True):
+        database.connection.execute(SET_UP_SURVEY, {"statement_timeout_ms": 10_000})
+        (row,) = database.connection.execute("EXPLAIN (ANALYZE, FORMAT json) " + SURVEY).fetchall()
+    (explained,) = row.values()
+    looks = [node for node in nodes(explained[0]["Plan"]) if node.get("Relation Name") == "cabinet_recovery_exception"]
+
+    assert {"ix_cabinet_recovery_exception_undone"} <= {node.get("Index Name") for node in looks}
+    assert sum(node.get("Rows Removed by Filter", 0) * node["Actual Loops"] for node in looks) == 0
 
 
 def plan(database: Database, statement: str) -> dict[str, Any]:
