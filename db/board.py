@@ -11,15 +11,20 @@ import sqlalchemy as sa
 from db.impact import SET_UP, Calendar, read_calendar
 
 SHOWN = 10
+COUNTED = 1000
 DAYS_AHEAD = 3
 DAYS_BACK = 30
 
-# Asked for twice a second, so it must cost nothing: an index and the outbox.
+# Asked for twice a second, so it must cost nothing: by keys, whatever the statistics say, and no further than COUNTED.
 LOOK_SET_UP = sa.text("""
     SELECT
         set_config('transaction_read_only', 'on', true),
         set_config('statement_timeout', '5s', true),
         set_config('lock_timeout', '500ms', true),
+        set_config('enable_seqscan', 'off', true),
+        set_config('enable_hashagg', 'off', true),
+        set_config('enable_hashjoin', 'off', true),
+        set_config('enable_mergejoin', 'off', true),
         set_config('jit', 'off', true)
 """)
 LATEST = sa.text("""
@@ -36,9 +41,14 @@ PENDING = sa.text("""
     SELECT
         count(*) AS leads,
         EXTRACT(EPOCH FROM clock_timestamp() - min(requested_at))::float8 AS oldest_seconds
-    FROM ops.v_cabinet_recovery_pending
-    WHERE is_due
-""")
+    FROM (
+        SELECT requested_at
+        FROM ops.v_cabinet_recovery_pending
+        WHERE is_due
+        ORDER BY lead_id
+        LIMIT :counted
+    ) AS pending
+""").bindparams(sa.bindparam("counted", COUNTED, literal_execute=True))
 
 RECOVERIES = sa.text("""
     WITH recovered AS (
@@ -99,11 +109,18 @@ class Latest:
 
 @dataclass(frozen=True)
 class Look:
-    """What can be asked for at any time: how much is due, for how long, and what was recovered last."""
+    """What can be asked for at any time: how much is due, for how long, and what was recovered last.
+
+    No more than COUNTED leads are looked at that are due, in the order of their ids.
+    """
 
     due_leads: int
     oldest_seconds: float | None
     latest: Sequence[Latest]
+
+    @property
+    def has_more(self) -> bool:
+        return self.due_leads == COUNTED
 
 
 @dataclass(frozen=True)

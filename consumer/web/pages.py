@@ -66,6 +66,7 @@ class Pages:
             "chart": None if figures is None else draw(figures.board.days, texts),
             "refusal": lambda sqlstate: refusal(sqlstate, texts),
             "moment": lambda at: texts.moment(at, self._zone),
+            "clock": lambda at: texts.clock(at, self._zone),
             "zone_name": self._zone_name,
         }
 

@@ -44,8 +44,11 @@ class Texts:
 
     def moment(self, moment: datetime, zone: tzinfo) -> str:
         local = moment.astimezone(zone)
-        clock = f"{local:%H:%M}" if local.second == local.minute == 0 else f"{local:%H:%M:%S}"
-        return f"{self.day(local)}\N{NO-BREAK SPACE}{local:%Y}, {clock}"
+        return f"{self.day(local)}\N{NO-BREAK SPACE}{local:%Y}, {self.clock(moment, zone)}"
+
+    def clock(self, moment: datetime, zone: tzinfo) -> str:
+        local = moment.astimezone(zone)
+        return f"{local:%H:%M}" if local.second == local.minute == 0 else f"{local:%H:%M:%S}"
 
 
 def zone_of(name: str) -> tzinfo:

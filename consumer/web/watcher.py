@@ -103,7 +103,7 @@ class Watcher:
 
 
 def _figures(engine: sa.Engine) -> Figures:
-    return Figures(read_impact(engine), read_board(engine))
+    return Figures(read_impact(engine, with_times=False), read_board(engine))
 
 
 def _reason(error: Exception) -> Exception:

@@ -3,14 +3,17 @@
 import json
 import re
 import socket
+import statistics
 import subprocess
 import sys
+import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
 from string import Formatter
+from typing import LiteralString, NamedTuple
 
 import psycopg
 import pytest
@@ -20,10 +23,12 @@ from consumer.commands import web as web_command
 from consumer.web import texts
 from consumer.web.live import STREAMS
 from consumer.web.texts import choose_language, texts_in
+from db.board import COUNTED, look
 from db.connect import Address
+from db.engine import open_reader
 from db.migrate import migrate
 from tests.acceptance.test_commands import InThisProcess, call, refused  # noqa: F401 # call is a fixture
-from tests.acceptance.test_impact import HOST_S_DEFINITIONS, fleet  # noqa: F401 # a fixture
+from tests.acceptance.test_impact import HOST_S_DEFINITIONS, fleet, load_a_million  # noqa: F401 # a fixture
 from tests.database import Database
 from tests.logins import Login
 from tests.processes import Daemon, eventually, own_server, run_command
@@ -72,6 +77,13 @@ class TestTheFigures:
                 database.lead(f"live-{number}", matched_to=database.person())
                 assert stream.wait_for(f"live-{number}") < 2
                 assert stream.wait_for(f"{number + 1}</td>") < 2
+
+    def test_of_a_backlog_end_where_counting_it_would_cost(self, database: Database, site: Site) -> None:
+        database.run(
+            "INSERT INTO ops.cabinet_recovery_outbox (lead_id, source) "
+            "SELECT 'waits-' || n, 'operator' FROM generate_series(1, %s) AS n", COUNTED + 1
+        )  # fmt: skip
+        eventually(lambda: "≥\N{NO-BREAK SPACE}1,000</strong> leads" in site.ask("/").text)
 
 
 class TestTheStory:
@@ -152,6 +164,82 @@ class TestTheGuard:
             assert site.ask("/live").status == 503
             assert site.ask("/").status == 200
         eventually(lambda: _is_open(site))
+
+
+@pytest.mark.scale
+@pytest.mark.timeout(1200)
+def test_a_million_leads_cost_as_much_for_fifty_visitors_as_for_none(database: Database, reader: str) -> None:
+    """Measures what the page costs and how soon it answers; run by `make scale`, on an idle machine."""
+    load_a_million(database)
+    with Site(reader) as site:
+        first = _seconds(lambda: site.ask("/"))
+        waited = _seconds(site.wait_until_read)
+        alone = _work_within(database, 60)
+        with ExitStack() as visitors:
+            for _ in range(50):
+                visitors.enter_context(site.stream()).wait_for("event: figures")
+            crowded = _work_within(database, 60)
+        median = {path: statistics.median(_seconds(lambda at=path: site.ask(at)) for _ in range(20)) for path in ASKED}
+        with Daemon(database.url) as daemon, site.stream() as stream:
+            daemon.wait_for("service.ready")
+            stream.wait_for("event: figures")
+            database.lead("seen", matched_to=database.person())
+            seen = stream.wait_for("lead?id=seen")
+        database.run(BACKLOG)
+        look = statistics.median(_seconds(lambda: _look_as(reader)) for _ in range(5))
+
+    print(
+        f"\nfirst page after {first:.2f} s, with figures {waited:.1f} s later; a minute: {alone}; for fifty: {crowded}"
+    )
+    print(f"a match is seen after {seen:.2f} s; a look at a backlog of 500,000: {look:.3f} s; then {median}")
+    assert crowded.transactions <= alone.transactions + 20
+    assert max(median.values()) < 0.2
+    assert seen < 2
+    assert look < 0.1
+
+
+ASKED = ("/", IMPACT, f"{IMPACT}?include_series=true", "/lead?id=ext-500000")
+BACKLOG: LiteralString = """
+INSERT INTO ops.cabinet_recovery_outbox (lead_id, source)
+SELECT COALESCE(external_id, id::text), 'matching_job' FROM public.module_ct_cabinet_leads LIMIT 500000
+"""
+
+
+class Work(NamedTuple):
+    """What the server did for all of a database's sessions."""
+
+    transactions: int
+    busy_seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.transactions} transactions and {self.busy_seconds:.1f} s of work"
+
+
+def _work_within(database: Database, seconds: float) -> Work:
+    """The server tells of a session's work with a delay of up to ten seconds, which two such looks have in common."""
+    before = _work(database)
+    time.sleep(seconds)
+    after = _work(database)
+    return Work(after.transactions - before.transactions, after.busy_seconds - before.busy_seconds)
+
+
+def _work(database: Database) -> Work:
+    (row,) = database.run(
+        "SELECT xact_commit + xact_rollback AS done, active_time / 1000 AS seconds FROM pg_stat_database "
+        "WHERE datname = current_database()"
+    )
+    return Work(row["done"], row["seconds"])
+
+
+def _look_as(url: str) -> None:
+    with open_reader(Address.parse(url), "test", 1) as engine:
+        look(engine)
+
+
+def _seconds(done: Callable[[], object]) -> float:
+    started = time.monotonic()
+    done()
+    return time.monotonic() - started
 
 
 def _is_open(site: Site) -> bool:
