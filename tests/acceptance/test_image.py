@@ -119,6 +119,41 @@ def test_its_daemon_recovers_a_match_as_nobody_and_is_healthy_and_ends_with_0_wh
     assert daemon.plain_lines == []
 
 
+def test_its_page_is_answered_by_nobody_as_the_reader(image: str, tmp_path: Path) -> None:
+    name, port = f"cabinet-recovery-{secrets.token_hex(4)}", free_port()
+    secret = tmp_path / "reader-url"
+    run = (
+        *("docker", "run", "--rm", f"--name={name}", *CONFINED, f"--volume={secret}:/run/secrets/reader-url:ro"),
+        *("--env=DATABASE_URL_FILE=/run/secrets/reader-url", image, "web", f"--port={port}", "--behind-proxy"),
+    )
+    with own_server() as server:
+        owner = over_tcp(server, server.url())
+        for command in (("migrate",), ("grants", "--apply")):
+            docker("run", "--rm", *CONFINED, "--env=DATABASE_URL", image, *command, DATABASE_URL=owner)
+        database = Database(server.url())
+        database.connection.execute(
+            f"CREATE ROLE recovery_page LOGIN PASSWORD '{PASSWORD}' IN ROLE cabinet_recovery_reader".encode()
+        )
+        database.lead("to-be-found", matched_to=database.person())
+        secret.write_text(over_tcp(server, server.url(), user="recovery_page", password=PASSWORD))
+
+        with Daemon(None, ENGINE, command=run) as page:
+            page.wait_for("web.started")
+            probe = ("exec", name, "python", "/opt/cabinet-recovery/healthcheck.py", f"127.0.0.1:{port}", "/health")
+            eventually(lambda: ask("docker", *probe).returncode == 0)
+            story = docker("exec", name, "python", "-c", READ.format(port=port))
+            docker("stop", name)
+            ended = page.end()
+        database.close()
+
+    assert "to-be-found" in story
+    assert "about to be recovered" in story
+    assert ended == 0
+
+
+READ = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:{port}/lead?id=to-be-found').read().decode())"
+
+
 def state_of(container: str) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = json.loads(docker("inspect", "--format={{json .State}}", container))
     return found
