@@ -330,7 +330,8 @@ MILLION: tuple[LiteralString, ...] = (
     (
         "INSERT INTO ops.identity_matching_jobs (source_type, source_id, status, matched_person_key, updated_at) "
         "SELECT 'cabinet', COALESCE(external_id, id::text), CASE WHEN id % 10 < 6 THEN 'matched' ELSE 'pending' END, "
-        "CASE WHEN id % 10 < 6 THEN md5(id::text)::uuid END, lead_created_at + id % 700 * interval '1 hour' "
+        "CASE WHEN id % 10 < 6 THEN md5(id::text)::uuid END, "
+        "LEAST(lead_created_at + id % 700 * interval '1 hour', localtimestamp - interval '1 day') "
         "FROM public.module_ct_cabinet_leads WHERE id % 10 <> 6"
     ),
     (
