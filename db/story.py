@@ -8,7 +8,8 @@ SET_UP = sa.text("""
     SELECT
         set_config('transaction_read_only', 'on', true),
         set_config('statement_timeout', '30s', true),
-        set_config('lock_timeout', '500ms', true)
+        set_config('lock_timeout', '500ms', true),
+        set_config('jit', 'off', true)
 """)
 
 LEAD = sa.text("""
@@ -77,11 +78,18 @@ EXCEPTION = sa.text("""
     WHERE lead_id = :lead_id
 """)
 
-IMPACT = sa.text("""
+# The view joins all claims. Told the person, the planner looks for those of this one alone: of a million leads, in
+# milliseconds instead of half a second.
+_PERSON = sa.text("""
+    SELECT person_key_effective FROM ops.v_cabinet_identity_recovery_impact_14d WHERE lead_id = :lead_id
+""")
+_IMPACT = """
     SELECT impact_bucket, claim_status_bucket, origin_ok, has_claim, recovered_within_14d
     FROM ops.v_cabinet_identity_recovery_impact_14d
-    WHERE lead_id = :lead_id
-""")
+    WHERE lead_id = :lead_id AND
+"""
+_IMPACT_OF_PERSON = sa.text(f"{_IMPACT} person_key_effective = :person_key")
+_IMPACT_OF_NOBODY = sa.text(f"{_IMPACT} person_key_effective IS NULL")
 
 Facts = dict[str, Any]
 
@@ -89,6 +97,14 @@ Facts = dict[str, Any]
 def read_one(connection: sa.Connection, query: sa.TextClause, **parameters: Any) -> Facts | None:
     row = connection.execute(query, parameters).mappings().one_or_none()
     return None if row is None else dict(row)
+
+
+def read_impact_of(connection: sa.Connection, lead_id: str) -> Facts | None:
+    """How the lead is counted; to be read as of one moment with the rest."""
+    person = connection.scalar(_PERSON, {"lead_id": lead_id})
+    if person is None:
+        return read_one(connection, _IMPACT_OF_NOBODY, lead_id=lead_id)
+    return read_one(connection, _IMPACT_OF_PERSON, lead_id=lead_id, person_key=person)
 
 
 def read_many(connection: sa.Connection, query: sa.TextClause, **parameters: Any) -> list[Facts]:

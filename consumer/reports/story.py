@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from db import story as tables
-from db.story import Facts, read_many, read_one
+from db.story import Facts, read_impact_of, read_many, read_one
 
 _REFUSED = "the database refused its data (SQLSTATE {sqlstate})"
 VERDICTS = {
@@ -110,5 +110,5 @@ def read_story(engine: sa.Engine, lead_id: str) -> Story:
             events=read_many(connection, tables.EVENTS, lead_id=lead_id),
             audit=one(tables.AUDIT),
             exception=one(tables.EXCEPTION),
-            impact=one(tables.IMPACT),
+            impact=read_impact_of(connection, lead_id),
         )
