@@ -173,7 +173,7 @@ def test_a_million_leads_cost_as_much_for_fifty_visitors_as_for_none(database: D
     load_a_million(database)
     with Site(reader) as site:
         first = _seconds(lambda: site.ask("/"))
-        waited = _seconds(site.wait_until_read)
+        waited = _seconds(lambda: eventually(lambda: site.ask(IMPACT).status == 200, seconds=300))
         alone = _work_within(database, 60)
         with ExitStack() as visitors:
             for _ in range(50):
