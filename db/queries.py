@@ -106,9 +106,9 @@ SELECT
     (SELECT COALESCE(json_object_agg(lead_id, EXTRACT(EPOCH FROM requested_at)), '{}') FROM pending) AS requested_at
 """
 
-# The decision is the view's; here it is carried out. Each write over a row carries the version of it that the decision
-# saw, and is made only if that still stands; a write that did not come back leaves its lead's events
-# pending. No joins, but IN (SELECT …) among the parts, which hashes, and = ANY(ARRAY(…)) on tables, which looks them
+# The decision is the view's; here it is carried out. A row is written over only in the version that the decision saw (an
+# xmin among those that this snapshot shows); a write that did not come back leaves its lead as it was, to be decided
+# anew. That is all that a lead without events has against a handler with a newer view: there is nothing of it to lock. No joins, but IN (SELECT …) among the parts, which hashes, and = ANY(ARRAY(…)) on tables, which looks them
 # up: a join is at the mercy of what the planner believes of an outbox that was empty when it was analysed.
 RESOLVE: LiteralString = """
 WITH claimed AS MATERIALIZED (
@@ -248,13 +248,22 @@ resolved AS MATERIALIZED (
     FROM claimed
     WHERE (lead_id IN (SELECT lead_id FROM decided)) IS NOT TRUE AND NOT by_state
 ),
+recorded AS MATERIALIZED (
+    SELECT
+        *,
+        CASE
+            WHEN match_waits AND outcome <> 'unknown_lead' THEN 'unknown_person'
+            WHEN outcome NOT IN ('recovered', 'unchanged') THEN outcome
+        END AS recorded_outcome
+    FROM resolved
+),
 audited AS (
     INSERT INTO ops.cabinet_lead_recovery_audit AS audit (
         lead_id, first_recovered_at, last_recovered_at, recovered_person_key, recovered_by, recovery_method,
         updated_at
     )
     SELECT lead_id, now(), now(), person_key, 'system', method, now()
-    FROM resolved
+    FROM recorded
     WHERE outcome = 'recovered'
     ORDER BY lead_id
     ON CONFLICT (lead_id) DO UPDATE SET
@@ -263,15 +272,18 @@ audited AS (
         recovered_by = EXCLUDED.recovered_by,
         recovery_method = EXCLUDED.recovery_method,
         updated_at = EXCLUDED.updated_at
+    WHERE audit.xmin::text = ANY(ARRAY(
+        SELECT xmin::text FROM ops.cabinet_lead_recovery_audit
+        WHERE lead_id = ANY(ARRAY(SELECT lead_id FROM claimed))
+    ))
     -- A row that this statement made has no xmax.
     RETURNING audit.lead_id::text AS lead_id, audit.xmax = 0 AS is_new
 ),
 excepted AS (
     INSERT INTO ops.cabinet_recovery_exception AS exception (lead_id, outcome, message, match_waits)
-    SELECT lead_id, CASE WHEN match_waits AND outcome <> 'unknown_lead' THEN 'unknown_person' ELSE outcome END,
-        reason, match_waits
-    FROM resolved
-    WHERE outcome NOT IN ('recovered', 'unchanged') OR (match_waits AND outcome IS NOT NULL)
+    SELECT lead_id, recorded_outcome, reason, match_waits
+    FROM recorded
+    WHERE recorded_outcome IS NOT NULL
     ORDER BY lead_id
     ON CONFLICT (lead_id) DO UPDATE SET
         outcome = EXCLUDED.outcome,
@@ -285,18 +297,42 @@ excepted AS (
         first_seen_at = CASE WHEN exception.resolved_at IS NULL THEN exception.first_seen_at ELSE now() END,
         last_seen_at = now(),
         resolved_at = NULL
+    WHERE exception.xmin::text = ANY(ARRAY(
+        SELECT xmin::text FROM ops.cabinet_recovery_exception
+        WHERE lead_id = ANY(ARRAY(SELECT lead_id FROM claimed))
+    ))
+    RETURNING exception.lead_id
+),
+concluded AS MATERIALIZED (
+    SELECT
+        lead_id,
+        reason,
+        method,
+        link,
+        origin,
+        match_waits,
+        CASE
+            WHEN outcome = 'recovered' AND lead_id NOT IN (SELECT lead_id FROM audited) THEN NULL
+            WHEN recorded_outcome IS NOT NULL AND lead_id NOT IN (SELECT lead_id FROM excepted) THEN NULL
+            ELSE outcome
+        END AS outcome
+    FROM recorded
 ),
 cleared AS (
     UPDATE ops.cabinet_recovery_exception
     SET resolved_at = now(), match_waits = false
     WHERE resolved_at IS NULL
         AND lead_id = ANY(ARRAY(
-            SELECT lead_id FROM resolved WHERE outcome IN ('recovered', 'unchanged') AND NOT match_waits
+            SELECT lead_id FROM concluded WHERE outcome IN ('recovered', 'unchanged') AND NOT match_waits
+        ))
+        AND xmin::text = ANY(ARRAY(
+            SELECT xmin::text FROM ops.cabinet_recovery_exception
+            WHERE lead_id = ANY(ARRAY(SELECT lead_id FROM claimed))
         ))
 ),
 settled AS (
     DELETE FROM ops.cabinet_recovery_outbox
-    WHERE lead_id = ANY(ARRAY(SELECT lead_id FROM resolved WHERE outcome IS NOT NULL))
+    WHERE lead_id = ANY(ARRAY(SELECT lead_id FROM concluded WHERE outcome IS NOT NULL))
         AND (event_id IN (SELECT unnest(event_ids) FROM claimed)) IS TRUE
 )
 SELECT
@@ -311,5 +347,5 @@ SELECT
         WHEN lead_id IN (SELECT lead_id FROM audited) THEN 'update'
     END AS audit,
     EXTRACT(EPOCH FROM clock_timestamp())::float8 AS recovered_at
-FROM resolved
+FROM concluded
 """

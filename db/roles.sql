@@ -180,7 +180,7 @@ $$;
 
 -- Not UPDATE on first_recovered_at: it is set once.
 GRANT SELECT (
-    lead_id, last_recovered_at, recovered_person_key, recovered_by, recovery_method, updated_at, xmax
+    lead_id, last_recovered_at, recovered_person_key, recovered_by, recovery_method, updated_at, xmax, xmin
 ), INSERT (
     lead_id, first_recovered_at, last_recovered_at, recovered_person_key, recovered_by, recovery_method, updated_at
 ), UPDATE (
@@ -189,7 +189,7 @@ GRANT SELECT (
 
 GRANT SELECT (
     lead_id, outcome, sqlstate, message, attempts, failed_events, match_waits, next_attempt_at, parked_at,
-    first_seen_at, last_seen_at, resolved_at
+    first_seen_at, last_seen_at, resolved_at, xmin
 ), INSERT (
     lead_id, outcome, sqlstate, message, attempts, failed_events, match_waits
 ), UPDATE (

@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from consumer.connection import open_handler
 from consumer.handlers.outcome import Batch, Recovery
-from consumer.handlers.recover import Handler
+from consumer.handlers.recover import Asked, Handler
 from db.connect import Address
 from db.engine import open_engine
 from db.trigger_switch import read_states, switch
@@ -116,6 +117,63 @@ def test_a_link_mended_and_mended_back_while_the_handler_waited_stays(database: 
 
     link = database.link_of(lead)
     assert link and link["person_key"] == kept
+
+
+@contextmanager
+def swept_with_an_older_view(database: Database, lead: str) -> Iterator[None]:
+    """A sweep works the lead by its state, which it saw before the block, and writes after it."""
+    other = database.lead(matched_to=database.person())
+    database.run("DELETE FROM ops.cabinet_recovery_outbox")
+    database.run("""
+        CREATE FUNCTION public.gate() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            WHILE EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711)
+                LOOP PERFORM pg_sleep(0.005); END LOOP;
+            RETURN new;
+        END $$""")
+    database.connection.execute(
+        "CREATE TRIGGER gate BEFORE INSERT ON canon.identity_origin FOR EACH ROW "
+        f"WHEN (new.origin_source_id = '{other}') EXECUTE FUNCTION public.gate()"
+    )
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(database.owner_url, autocommit=True) as gate:
+        gate.execute("SELECT pg_advisory_lock(4711)")
+        sweep = pool.submit(database.recover, other, lead, asked=Asked.BY_SWEEP)
+        eventually(lambda: database.run("SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'"))
+        try:
+            yield
+        finally:
+            gate.execute("SELECT pg_advisory_unlock(4711)")
+        sweep.result()
+
+
+def test_the_audit_of_a_newer_match_is_not_overwritten(database: Database) -> None:
+    old, new, lead = database.person(), database.person(), database.lead()
+    database.link(lead, old)
+    with swept_with_an_older_view(database, lead):
+        database.job(lead, new)
+        database.recover_pending()
+
+    database.sweep()
+
+    audit = database.audit_of(lead)
+    assert audit and audit["recovered_person_key"] == new
+
+
+def test_a_newer_match_that_waits_for_its_person_is_not_forgotten(database: Database) -> None:
+    database.without_foreign_keys()
+    person, late, lead = database.person(), uuid.uuid4(), database.lead()
+    database.link(lead, person)
+    database.recover_pending()
+    database.run("INSERT INTO ops.cabinet_recovery_exception (lead_id, outcome) VALUES (%s, 'origin_held')", lead)
+    with swept_with_an_older_view(database, lead):
+        database.job(lead, late)
+        database.recover_pending()
+
+    database.register(late)
+    database.sweep()
+
+    link = database.link_of(lead)
+    assert link and link["person_key"] == late
 
 
 def test_a_match_between_a_failure_and_its_record_is_not_lost(database: Database, refusal: str) -> None:
