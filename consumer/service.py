@@ -4,11 +4,12 @@ import asyncio
 import signal
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
-from consumer.connection import handler_on
+from consumer.connection import handler_on, open_handler
 from consumer.errors import Aborted
 from consumer.handlers.outcome import Outcome
 from consumer.handlers.recover import Handler
@@ -56,7 +57,12 @@ class Service:
             settings.batch_size,
             settings.reconcile_slice,
         )
-        self._sweeper = Sweeper(pace, self._is_degraded, on_looked=lambda: self._watchdog.saw("look"))
+        self._sweeper = Sweeper(
+            pace,
+            self._is_degraded,
+            open_handler=partial(open_handler, settings, "look"),
+            on_looked=lambda: self._watchdog.saw("look"),
+        )
         self._inbox = Inbox(settings.inbox_size, on_overflow=self._sweeper.wake)
         self._proof = Proof(
             settings.proof_interval_seconds,

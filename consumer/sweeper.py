@@ -16,6 +16,7 @@ from consumer.due import DueLead, DueList
 from consumer.handlers.outcome import Batch, Outcome, Summary
 from consumer.handlers.recover import Asked, Handler
 from consumer.log import log_recoveries
+from consumer.overview import Opener, Overview
 from db import listing
 from db.liveness import while_idle
 from db.transaction import run_together
@@ -27,13 +28,15 @@ LIST_TIMEOUT_SECONDS = 30  # of what has events, waits, or is in a slice
 LIST_LIMIT = 100_000
 WAITING_AT_ONCE = 10_000
 SHORTEST_PAUSE_SECONDS = 1.0
+LOOK_PATIENCE_SECONDS = 1.0
 
 Listed = TypeVar("Listed")
 
 
 async def list_due(handler: Handler, statement: LiteralString, **parameters: int | str | None) -> DueList:
     """List due leads, open windows first: once, so that what is worked meanwhile cannot shift the order."""
-    (rows,) = await _listed(handler, [statement], parameters, LIST_TIMEOUT_SECONDS)
+    set_up = [listing.SET_UP_BY_KEY] if statement in listing.BY_KEY else []
+    *_, rows = await _listed(handler, [*set_up, statement], parameters, LIST_TIMEOUT_SECONDS)
     return DueList(rows)
 
 
@@ -87,12 +90,14 @@ class Sweeper:
 
     The interval is a short one while `is_degraded`: then sweeps stand in for the listener or the worker.
 
-    The first sweep looks at every lead's state. Each later one takes what has events and what waits for a lead or a
-    person to arrive and, once in an interval, a slice of all leads in turn, so that what no event told of is
-    found in the end.
+    Each sweep takes what has events and what waits for a lead or a person to arrive. Beside the first ones, on a
+    connection of its own, every lead's state is looked at; after that, once in an interval, a slice of all leads
+    in turn, so that what no event told of is found in the end.
     """
 
-    def __init__(self, pace: Pace, is_degraded: Callable[[], bool], on_looked: Callable[[], None]) -> None:
+    def __init__(
+        self, pace: Pace, is_degraded: Callable[[], bool], open_handler: Opener, on_looked: Callable[[], None]
+    ) -> None:
         self.outcomes: Counter[Outcome] = Counter()
         self._pace = pace
         self._on_looked = on_looked
@@ -101,6 +106,7 @@ class Sweeper:
         self._waiting_after: str | None = None
         self._slice_due = 0.0
         self._saw_every_lead = False
+        self._overview = Overview(open_handler, self._list_all)
         self._wanted = asyncio.Event()
         self._alarms: set[int] = set()
         self._progressed: Callable[[], None] = lambda: None
@@ -130,17 +136,23 @@ class Sweeper:
     async def use(self, handler: Handler, on_progress: Callable[[], None]) -> None:
         """Sweep until closed; raises psycopg.Error where the database fails a sweep."""
         self._progressed = on_progress
-        while not self._closing.is_set():
-            self._wanted.clear()
-            try:
-                await self._sweep(handler)
-            except psycopg.errors.LockNotAvailable:
-                # A table is locked, by the host's DDL perhaps: with what could not be listed the next one begins.
-                log.debug("sweep.postponed")
-            else:
-                on_progress()
-            pause = self._next_pause()
-            await while_idle(handler.connection, partial(self._rest, pause), pause)
+        try:
+            while not self._closing.is_set():
+                await self._sweep_and_rest(handler)
+        finally:
+            await self._overview.abandon()
+
+    async def _sweep_and_rest(self, handler: Handler) -> None:
+        self._wanted.clear()
+        try:
+            await self._sweep(handler)
+        except psycopg.errors.LockNotAvailable:
+            # A table is locked, by the host's DDL perhaps: with what could not be listed the next one begins.
+            log.debug("sweep.postponed")
+        else:
+            self._progressed()
+        pause = self._next_pause()
+        await while_idle(handler.connection, partial(self._rest, pause), pause)
 
     def _next_pause(self) -> float:
         interval = self._pace.degraded_interval_seconds if self._is_degraded() else self._pace.interval_seconds
@@ -152,28 +164,39 @@ class Sweeper:
         await _wait(self._wanted, seconds - SHORTEST_PAUSE_SECONDS)
 
     async def _sweep(self, handler: Handler) -> None:
-        if not self._saw_every_lead and await self._sweep_everything(handler):
-            return
-        if self._closing.is_set():
-            return
+        if not self._saw_every_lead:
+            self._overview.begin()
         await self._sweep_list("events", handler, self._list_events)
-        await self._sweep_waiting(handler)
+        if not self._closing.is_set():
+            await self._sweep_waiting(handler)
         now = asyncio.get_running_loop().time()
-        if self._saw_every_lead and now >= self._slice_due:
+        if not self._saw_every_lead:
+            await self._sweep_everything(handler)
+        elif now >= self._slice_due:
             self._slice_due = now + self._pace.interval_seconds * 0.9
             await self._sweep_slice(handler)
 
-    async def _sweep_everything(self, handler: Handler) -> bool:
-        """Do what is due of all leads; False where somebody else is looking at them now: the next sweep tries again."""
-        self._saw_every_lead = await self._sweep_list("everything", handler, self._list_all)
+    async def _sweep_everything(self, handler: Handler) -> None:
+        """Do what is due of all leads, once they were looked at; where somebody else does that, the next sweep tries.
+
+        Most looks are over within moments: they are waited for.
+        """
+        patience = partial(self._overview.take, LOOK_PATIENCE_SECONDS, self.wake)
+        if (leads := await while_idle(handler.connection, patience, LOOK_PATIENCE_SECONDS)) is None:
+            return
+        progressed = await self._recover("everything", handler, leads)
+        self._saw_every_lead = not self._closing.is_set() and len(leads) < LIST_LIMIT
         self._slice_due = asyncio.get_running_loop().time() + self._pace.interval_seconds * 0.9
-        return self._saw_every_lead
+        if progressed and not self._saw_every_lead:
+            self.wake()
 
     async def _list_events(self, handler: Handler) -> DueList:
         return await self._look(list_due(handler, listing.LIST_PENDING, limit=LIST_LIMIT))
 
     async def _list_all(self, handler: Handler) -> DueList | None:
-        return await self._look(list_all(handler, LIST_LIMIT))
+        leads = await list_all(handler, LIST_LIMIT)
+        self._on_looked()  # or somebody else looks
+        return leads
 
     async def _look(self, leads: Awaitable[Listed]) -> Listed:
         """List, which only reads and may take long: whoever closes us then need not wait."""
@@ -184,19 +207,14 @@ class Sweeper:
             self.is_looking = False
 
     async def _sweep_list(
-        self, what: str, handler: Handler, list_leads: Callable[[Handler], Awaitable[DueList | None]]
-    ) -> bool:
-        """List and recover until nothing new is listed; tell whether it came to that."""
-        while (leads := await list_leads(handler)) is not None:
-            self._on_looked()
+        self, what: str, handler: Handler, list_leads: Callable[[Handler], Awaitable[DueList]]
+    ) -> None:
+        """List and recover until nothing new is listed."""
+        while not self._closing.is_set():
+            leads = await list_leads(handler)
             progressed = await self._recover(what, handler, leads)
-            if self._closing.is_set():
-                return False
-            if len(leads) < LIST_LIMIT:
-                return True
-            if not progressed:
-                return False
-        return False
+            if len(leads) < LIST_LIMIT or not progressed:
+                return
 
     async def _sweep_waiting(self, handler: Handler) -> None:
         """Look at what waits: at all of it, unless that is so much that it has to be done in turn."""

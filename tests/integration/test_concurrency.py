@@ -467,6 +467,48 @@ class TestALookAtAllLeads:
 
                 assert daemon.wait_for("sweep.finished", what="everything")["recovered"] == 1
 
+    def test_that_takes_long_does_not_keep_a_daemon_from_events_that_nobody_told_of(self, database: Database) -> None:
+        database.run("UPDATE ops.cabinet_recovery_settings SET notify_mode = 'off'")
+        by_state = database.lead(matched_to=database.person())
+        database.run("DELETE FROM ops.cabinet_recovery_outbox")
+        database.connection.execute(LONG_LOOK.encode())
+
+        with Daemon(database.url, sweep_interval_seconds="1") as daemon:
+            eventually(lambda: looks_at_all(database))
+            for _ in range(2):
+                by_event = database.lead(matched_to=database.person())
+                eventually(lambda lead=by_event: database.audit_of(lead))
+            assert database.audit_of(by_state) is None
+            assert looks_at_all(database)
+            database.run("DELETE FROM public.held_up")
+            eventually(lambda: database.audit_of(by_state))
+            assert daemon.stop() == 0
+
+
+# The look at all leads, and nothing else, takes as long as the table has a row: as on a fleet of millions.
+LONG_LOOK = """
+CREATE TABLE public.held_up AS SELECT true AS is_held_up;
+CREATE FUNCTION public.hold_up() RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    WHILE current_setting('application_name') = 'cabinet-recovery look' AND EXISTS (SELECT FROM public.held_up) LOOP
+        PERFORM pg_sleep(0.05);
+    END LOOP;
+    RETURN true;
+END $$;
+ALTER VIEW ops.v_cabinet_recovery_pending RENAME TO pending_as_it_was;
+CREATE VIEW ops.v_cabinet_recovery_pending AS SELECT * FROM ops.pending_as_it_was WHERE (SELECT public.hold_up());
+GRANT SELECT ON ops.v_cabinet_recovery_pending TO PUBLIC;
+"""
+
+
+def looks_at_all(database: Database) -> bool:
+    return bool(
+        database.value(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+            "AND application_name = 'cabinet-recovery look' AND wait_event = 'PgSleep'"
+        )
+    )
+
 
 class TestABackfill:
     """It has two batches in flight."""
