@@ -556,3 +556,56 @@ def test_an_owner_without_any_other_power_migrates_grants_and_takes_all_back(
         with psycopg.connect(make_conninfo(server_url, dbname=conninfo_to_dict(url)["dbname"])) as connection:
             for role in (*vars(roles).values(), f"login_{unique}"):
                 connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+OWNED = """
+    SELECT oid::regclass::text AS name FROM pg_class WHERE relowner = %s::regrole
+    UNION ALL SELECT oid::regprocedure::text FROM pg_proc WHERE proowner = %s::regrole
+"""
+
+
+def documented_rights() -> Iterator[tuple[str, set[str], dict[str, set[str] | None]]]:
+    """The rows of the table: whose, on what, and each privilege with its columns where they are named."""
+    for line in re.findall(r"^\| (?:owner|service|reader) \| .*$", SECURITY.read_text(encoding="utf-8"), re.MULTILINE):
+        role, on, rights, _why = (cell.strip() for cell in line.strip("|").split(" | "))
+        clauses = re.findall(
+            r"(SELECT|INSERT|UPDATE|DELETE|USAGE)\b((?: of (?:(?!SELECT|INSERT|UPDATE|DELETE).)*)?)", rights
+        )
+        if not rights.startswith("owns"):
+            yield role, objects_in(on), {privilege: columns_in(of) for privilege, of in clauses}
+
+
+def objects_in(words: str) -> set[str]:
+    names = set(re.findall(r"`(\w+)`", words))
+    if words.startswith("all views but"):
+        return {view.removeprefix("ops.") for view in VIEWS} - names
+    if words.startswith("sequences"):
+        return {f"{name}_id_seq" for name in names - {"id"}}
+    return names
+
+
+def columns_in(words: str) -> set[str] | None:
+    names = set(re.findall(r"`(\w+)`", words))
+    return names if names and not re.search("all but|the (key|rule)|it |keys", words) else None
+
+
+@pytest.mark.parametrize("role", ["owner", "service", "reader"])
+def test_the_table_of_rights_says_what_was_granted(database: Database, login: Login, role: str) -> None:
+    """On each object the same privileges; the same columns too, where the table names them."""
+    granted: dict[tuple[str, str], set[str | None]] = {}
+    for right in rights_of(database, vars(login.roles)[role]):
+        granted.setdefault((right.name.rpartition(".")[2], right.privilege), set()).add(right.column)
+    documented = {
+        (name, privilege): columns
+        for one, names, privileges in documented_rights()
+        if one == role
+        for name in names
+        for privilege, columns in privileges.items()
+    }
+
+    name = vars(login.roles)[role]
+    owned = {row["name"].rpartition(".")[2] for row in database.run(OWNED, name, name)}
+    assert set(documented) == {key for key in granted if key[0] not in owned}
+    assert {key: granted[key] for key, columns in documented.items() if columns} == {
+        key: columns for key, columns in documented.items() if columns
+    }
