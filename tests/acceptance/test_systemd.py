@@ -30,6 +30,7 @@ pytestmark = pytest.mark.systemd
 SOURCE, PROGRAM, SOCKETS = "/usr/src/cabinet-recovery", "/opt/cabinet-recovery", "/run/postgresql"
 UNITS = ("cabinet-recovery.service", "cabinet-recovery-sweep.service", "cabinet-recovery-sweep.timer")
 SETTINGS_FOLDER = "/etc/cabinet-recovery"
+INSTALL = CHECKOUT / "docs" / "install.md"
 LOGIN, PASSWORD = "recovery_test", "only for this test"
 GRACE_SECONDS = 20
 DYNAMIC_UIDS = range(61184, 65520)
@@ -435,6 +436,24 @@ class TestConfinement:
             site.box.run("systemctl", "stop", "proxy")
 
         assert daemon.show("ActiveState") == "active"
+
+
+class TestTheAddress:
+    def test_may_be_a_credential_that_nobody_else_can_read(
+        self, site: Site, daemon: Unit, database: Database, url: str
+    ) -> None:
+        (drop_in,) = re.findall(r"```ini\n\[Service\]\n(LoadCredential=[^`]+)```", INSTALL.read_text())
+        site.configure(None)
+        site.box.write(f"{SETTINGS_FOLDER}/database-url", url, mode="600")
+        daemon.change(*drop_in.splitlines())
+        try:
+            daemon.systemctl("start")
+            wait_for_recovery(database, database.lead(matched_to=database.person()))
+            process = daemon.show("MainPID")
+            assert quote(PASSWORD) not in site.box.run("cat", f"/proc/{process}/environ", f"/proc/{process}/cmdline")
+            assert quote(PASSWORD) not in daemon.journal()
+        finally:
+            site.box.run("rm", f"{SETTINGS_FOLDER}/database-url")
 
 
 class TestOperation:
