@@ -14,6 +14,13 @@ from tests.servers import TemplateDatabase
 PROJECT = Path(__file__).parents[2]
 UV = shutil.which("uv") or str(PROJECT / ".venv" / "bin" / "uv")
 
+# The claims stand for the host's where there were none.
+OURS = """
+    SELECT relname FROM pg_class WHERE relname LIKE '%%cabinet_recovery%%' AND relname NOT LIKE '%%recovery_claim%%'
+    UNION ALL SELECT proname FROM pg_proc WHERE proname LIKE 'cabinet_recovery%%'
+    UNION ALL SELECT tgname FROM pg_trigger WHERE tgname LIKE 'cabinet_recovery%%'
+"""
+
 pytestmark = [pytest.mark.slow]
 
 
@@ -60,7 +67,7 @@ def test_it_says_its_version(consumer: Path, tmp_path: Path) -> None:
     assert run(consumer, "--version", cwd=tmp_path) == "consumer 0.1.0\n"
 
 
-def test_it_migrates_an_empty_database_and_recovers_a_lead_in_it(
+def test_it_migrates_an_empty_database_recovers_a_lead_in_it_and_goes_again(
     consumer: Path, server_url: str, tmp_path: Path
 ) -> None:
     with TemplateDatabase(server_url, lambda _: None) as empty:
@@ -72,6 +79,10 @@ def test_it_migrates_an_empty_database_and_recovers_a_lead_in_it(
         run(consumer, "sweep", cwd=tmp_path, DATABASE_URL=url)
 
         assert database.audit_of(lead) is not None
+        run(consumer, "uninstall", "--yes", cwd=tmp_path, DATABASE_URL=url)
+        assert database.audit_of(lead) is not None
+        assert database.link_of(lead) is not None
+        assert database.run(OURS) == []
         database.close()
         empty.drop(url)
 
