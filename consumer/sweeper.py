@@ -29,6 +29,9 @@ LIST_LIMIT = 100_000
 WAITING_AT_ONCE = 10_000
 SHORTEST_PAUSE_SECONDS = 1.0
 LOOK_PATIENCE_SECONDS = 1.0
+LOOK_HINT = (
+    "what no event tells of is now found in slices, one in each interval: raise CABINET_RECOVERY_RECONCILE_SLICE"
+)
 
 Listed = TypeVar("Listed")
 
@@ -65,7 +68,7 @@ async def _listed(
 
 
 async def recover_batch(handler: Handler, leads: Sequence[DueLead]) -> Batch:
-    """Have the leads recovered; those without an event get theirs first."""
+    """Have the leads recovered; those without an event are worked by their state, as they were listed."""
     asked = None if all(lead.has_event for lead in leads) else Asked.BY_SWEEP
     return await handler.recover([lead.lead_id for lead in leads], asked)
 
@@ -194,7 +197,12 @@ class Sweeper:
         return await self._look(list_due(handler, listing.LIST_PENDING, limit=LIST_LIMIT))
 
     async def _list_all(self, handler: Handler) -> DueList | None:
-        leads = await list_all(handler, LIST_LIMIT)
+        try:
+            leads = await list_all(handler, LIST_LIMIT)
+        except psycopg.errors.QueryCanceled:
+            # Another would take as long. What it did not find, the slices find in turn.
+            log.warning("look.timed_out", seconds=LOOK_TIMEOUT_SECONDS, hint=LOOK_HINT)
+            leads = DueList()
         self._on_looked()  # or somebody else looks
         return leads
 

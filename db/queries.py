@@ -1,8 +1,8 @@
 """The statements of recovery.
 
-SET_UP_BATCH, ENQUEUE, CLAIM and RESOLVE run in one transaction, in one round trip. What a statement must hand to the
-next stays on the server, in settings local to the transaction, so a consumer that freezes between two of them holds
-nothing.
+SET_UP_BATCH, for an operator ENQUEUE_ASKED, CLAIM and RESOLVE run in one transaction, in one round trip. What a
+statement must hand to the next stays on the server, in settings local to the transaction, so a consumer that freezes
+between two of them holds nothing.
 """
 
 from typing import LiteralString
@@ -106,10 +106,12 @@ SELECT
     (SELECT COALESCE(json_object_agg(lead_id, EXTRACT(EPOCH FROM requested_at)), '{}') FROM pending) AS requested_at
 """
 
-# The decision is the view's; here it is carried out. A row is written over only in the version that the decision saw (an
-# xmin among those that this snapshot shows); a write that did not come back leaves its lead as it was, to be decided
-# anew. That is all that a lead without events has against a handler with a newer view: there is nothing of it to lock. No joins, but IN (SELECT …) among the parts, which hashes, and = ANY(ARRAY(…)) on tables, which looks them
-# up: a join is at the mercy of what the planner believes of an outbox that was empty when it was analysed.
+# The decision is the view's; here it is carried out. A row is written over only in the version that the decision saw
+# (an xmin among those that this snapshot shows); a lead whose write did not come back is told of as busy, and decided
+# anew. That is all that a lead without events has against a handler with a newer view: nothing of it can be locked.
+#
+# No joins, but IN (SELECT …) among the parts, which hashes, and = ANY(ARRAY(…)) on tables, which looks them up: a join
+# is at the mercy of what the planner believes of an outbox that was empty when it was analysed.
 RESOLVE: LiteralString = """
 WITH claimed AS MATERIALIZED (
     SELECT *, event_ids = '{}' AS by_state

@@ -48,7 +48,7 @@ class Batch:
     """What became of the leads that a handler was given.
 
     `busy` are the leads that another transaction holds, or that changed under our hands: their events still stand.
-    A lead in neither list had no event that is due: unknown, settled already, or waiting out an earlier failure.
+    A lead in neither list had nothing that is due: unknown, settled already, or waiting out an earlier failure.
     """
 
     recoveries: list[Recovery] = field(default_factory=list)

@@ -60,7 +60,7 @@ class Handler:
     _most: int = MOST_TOGETHER
 
     async def recover(self, lead_ids: Sequence[str], asked: Asked | None = None) -> Batch:
-        """Recover those of the leads that have events that are due.
+        """Recover those of the leads that have events that are due, and for a sweep those that are due without one.
 
         A lead whose data are at fault stands alone in the exception table in the end, and the others are done; a
         lead that somebody's transaction holds is left pending and reported as busy. Every other error of the

@@ -5,11 +5,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import psycopg
 import pytest
 
+from consumer import sweeper
 from consumer.connection import open_handler
 from consumer.handlers.outcome import Batch, Outcome
 from db import queries
@@ -483,6 +485,29 @@ class TestALookAtAllLeads:
             database.run("DELETE FROM public.held_up")
             eventually(lambda: database.audit_of(by_state))
             assert daemon.stop() == 0
+
+    def test_that_takes_too_long_leaves_what_it_would_find_to_the_slices(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sweeper, "LOOK_TIMEOUT_SECONDS", 1)
+        by_state = database.lead(matched_to=database.person())
+        database.run("DELETE FROM ops.cabinet_recovery_outbox")
+        database.connection.execute(LONG_LOOK.encode())
+
+        async def sweep_until_recovered() -> None:
+            settings, recovered = database.settings(), asyncio.Event()
+            pace = sweeper.Pace(interval_seconds=1, degraded_interval_seconds=1, batch_size=500, slice_size=2000)
+            sweeps = sweeper.Sweeper(pace, lambda: False, partial(open_handler, settings, "look"), lambda: None)
+            handler = await open_handler(settings, "test")
+            async with handler.connection:
+                sweeping = asyncio.create_task(sweeps.use(handler, lambda: sweeps.outcomes and recovered.set()))
+                await recovered.wait()
+                sweeps.close()
+                await sweeping
+
+        asyncio.run(asyncio.wait_for(sweep_until_recovered(), 30))
+
+        assert database.audit_of(by_state)
 
 
 # The look at all leads, and nothing else, takes as long as the table has a row: as on a fleet of millions.
