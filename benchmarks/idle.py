@@ -12,12 +12,14 @@ from benchmarks.server import Databases
 from consumer.connection import open_handler
 from consumer.handlers.recover import Handler
 from consumer.reports.impact import read_impact
+from consumer.settings import Settings
 from consumer.sweeper import list_all, list_due
 from db import listing
 from db.engine import open_engine
 from tests.database import Database
 from tests.processes import Daemon
 
+SLICE = Settings.reconcile_slice
 BY_BUCKET = "SELECT impact_bucket, count(*) FROM ops.v_cabinet_identity_recovery_impact_14d GROUP BY 1"
 
 
@@ -90,9 +92,9 @@ def load_recovered(database: Database, leads: int) -> None:
 def _looks(database: Database, leads: int) -> Iterator[Figure]:
     due = asyncio.run(_milliseconds(database, lambda handler: list_due(handler, listing.LIST_PENDING, limit=100_000)))
     yield Figure(f"due check, {leads:,} recovered", due, "ms", held=due, most=5)
-    middle = {"after": leads // 2, "slice_end": leads // 2 + 2000}
+    middle = {"after": leads // 2, "slice_end": leads // 2 + SLICE}
     part = asyncio.run(_milliseconds(database, lambda handler: list_due(handler, listing.LIST_SLICE, **middle)))
-    yield Figure(f"slice of 2,000 of {leads:,}", part, "ms", held=part, most=20)
+    yield Figure(f"slice of {SLICE:,} of {leads:,}", part, "ms", held=part, most=20)
     full = asyncio.run(_milliseconds(database, lambda handler: list_all(handler, 100_000), rounds=1))
     yield Figure(f"look at all {leads:,}", full, "ms")
     seconds = _seconds(lambda: database.run(BY_BUCKET))

@@ -8,10 +8,9 @@ import psycopg
 
 from benchmarks.figure import Figure
 from benchmarks.server import Databases
-from tests.acceptance.test_daemon import unmatched_leads
 from tests.database import Database
 from tests.processes import Daemon
-from tests.traffic import Spread, latencies
+from tests.traffic import Spread, latencies, unmatched_leads
 
 
 def measure(databases: Databases, *, short: bool) -> Iterator[Figure]:
@@ -25,7 +24,7 @@ def measure(databases: Databases, *, short: bool) -> Iterator[Figure]:
         yield Figure("latency p99 at 20/s", slow.p99, "ms", beside, slow.p99 / floor.p99, most=5)
         for rate in (200, 1000):
             found = _load(database, f"rate-{rate}", rate=rate, seconds=seconds)
-            beside = f"p99 at 20/s {slow.p99:.2f} ms"
+            beside = f"p99 at 20/s {slow.p99:.2f} ms; {found.rate:,.0f}/s came"
             yield Figure(f"latency p99 at {rate}/s", found.p99, "ms", beside, found.p99 / slow.p99, most=3)
             pending = database.value("SELECT count(*) FROM ops.cabinet_recovery_outbox")
             yield Figure(f"pending after {rate}/s", pending, "leads", held=pending, most=rate / 20)

@@ -17,10 +17,9 @@ from consumer.connection import open_handler
 from consumer.due import Agenda, DueLead, DueList
 from consumer.sweeper import list_due
 from db import listing
-from tests.acceptance.test_daemon import QUIET, unmatched_leads
 from tests.database import Database
 from tests.processes import Daemon, environment, eventually
-from tests.traffic import latencies
+from tests.traffic import QUIET, latencies, unmatched_leads
 
 LEADS = 40_000
 

@@ -5,7 +5,7 @@ import signal
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -20,9 +20,7 @@ from db.migrate import migrate
 from tests.database import Database
 from tests.processes import Daemon, eventually, over_tcp, own_server, run_python, standby_of
 from tests.servers import TemplateDatabase
-
-# No periodic sweep gets in the way, and each lead is told of, whoever recovered it.
-QUIET = {"sweep_interval_seconds": "3600", "log_level": "debug", "reconnect_max_seconds": "1"}
+from tests.traffic import QUIET, audits, match, matched_one_by_one, slow_lead, unmatched_leads, wait_until_in_hand
 
 MATCHING_ENGINE = """
 import sys, psycopg
@@ -36,71 +34,8 @@ with psycopg.connect(url) as connection:
 """
 
 
-def unmatched_leads(database: Database, prefix: str, size: int) -> list[str]:
-    """Add leads and, for each, the person that `match` will find."""
-    lead_ids = [f"{prefix}-{number}" for number in range(size)]
-    database.run(
-        "INSERT INTO canon.identity_registry (person_key, confidence_level) "
-        "SELECT md5(lead_id)::uuid, 'HIGH' FROM unnest(%s::text[]) AS lead_id",
-        lead_ids,
-    )
-    database.run(
-        "INSERT INTO public.module_ct_cabinet_leads (external_id, lead_created_at) "
-        "SELECT lead_id, now() FROM unnest(%s::text[]) AS lead_id",
-        lead_ids,
-    )
-    return lead_ids
-
-
-def match(database: Database, lead_ids: Sequence[str]) -> None:
-    """The engine finds the leads' persons, all in one statement."""
-    database.run(
-        "INSERT INTO ops.identity_matching_jobs (source_type, source_id, status, matched_person_key) "
-        "SELECT 'cabinet', lead_id, 'matched', md5(lead_id)::uuid FROM unnest(%s::text[]) AS lead_id",
-        list(lead_ids),
-    )
-
-
-def matched_one_by_one(database: Database, prefix: str, size: int) -> list[str]:
-    lead_ids = unmatched_leads(database, prefix, size)
-    for lead_id in lead_ids:
-        match(database, [lead_id])
-    return lead_ids
-
-
-def slow_lead(database: Database) -> str:
-    """A lead whose batch is long in hand: the host takes its time over the origin."""
-    (lead_id,) = unmatched_leads(database, "slow", 1)
-    database.run("""
-        CREATE FUNCTION public.take_time() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN
-            PERFORM pg_sleep(1);
-            RETURN new;
-        END $$
-    """)
-    database.run("""
-        CREATE TRIGGER take_time BEFORE INSERT ON canon.identity_origin
-        FOR EACH ROW WHEN (new.origin_source_id = 'slow-0') EXECUTE FUNCTION public.take_time()
-    """)
-    return lead_id
-
-
-def wait_until_in_hand(database: Database) -> None:
-    eventually(
-        lambda: database.run(
-            "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
-        )
-    )
-
-
 def count(database: Database, table: str) -> int:
     return int(database.value("SELECT count(*) FROM " + table))  # type: ignore[arg-type] # the names are here
-
-
-def audits(database: Database) -> dict[str, tuple[datetime, datetime]]:
-    """When each lead was first and last recovered."""
-    rows = database.run("SELECT * FROM ops.cabinet_lead_recovery_audit")
-    return {row["lead_id"]: (row["first_recovered_at"], row["last_recovered_at"]) for row in rows}
 
 
 class TestRecovery:

@@ -21,7 +21,10 @@ from consumer.role import Place, Role
 from db.connect import Address, Connection
 from db.embedded import DISPOSABLE_SETTINGS, SHARED_TEMPORARY, EmbeddedServer
 from db.migrate import migrate
-from tests.acceptance.test_daemon import (
+from tests.database import Database
+from tests.processes import PATIENCE_SECONDS, Daemon, environment, eventually, own_server
+from tests.servers import TemplateDatabase
+from tests.traffic import (
     QUIET,
     audits,
     match,
@@ -30,9 +33,6 @@ from tests.acceptance.test_daemon import (
     unmatched_leads,
     wait_until_in_hand,
 )
-from tests.database import Database
-from tests.processes import PATIENCE_SECONDS, Daemon, environment, eventually, own_server
-from tests.servers import TemplateDatabase
 
 PROVED_OFTEN = {**QUIET, "proof_interval_seconds": "1", "proof_timeout_seconds": "1"}
 DEGRADED = {**PROVED_OFTEN, "degraded_sweep_interval_seconds": "1"}

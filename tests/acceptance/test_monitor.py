@@ -23,11 +23,11 @@ from consumer.systemd import ServiceManager
 from consumer.watchdog import Watchdog
 from db.connect import Address, Connection
 from db.migrate import migrate
-from tests.acceptance.test_daemon import QUIET, match, matched_one_by_one, unmatched_leads
 from tests.database import Database
 from tests.processes import Daemon, own_server
 from tests.scraping import Scraper
 from tests.servers import TemplateDatabase
+from tests.traffic import QUIET, match, matched_one_by_one, unmatched_leads
 
 SERVED = {**QUIET, "metrics_address": ":0", "metrics_interval_seconds": "1"}
 
