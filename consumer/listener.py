@@ -57,7 +57,8 @@ class Listener:
     async def _read(self, connection: Connection) -> None:
         connection.heartbeat.expect(self._proof.patience_seconds)
         while True:
-            await connection.wait(generators.notifies(connection.pgconn))
+            # psycopg looks up ten times a second for a Ctrl-C, which asyncio tells us of anyhow: idle, that cost most.
+            await connection.wait(generators.notifies(connection.pgconn), interval=self._proof.patience_seconds)
 
     def _hear(self, notification: PGnotify, connection: Connection, on_proved: Callable[[], None]) -> None:
         """Take in one notification, as it is read; raises nothing, or the rest of its packet would be forgotten."""
