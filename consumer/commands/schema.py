@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from consumer.commands.options import load_settings
-from consumer.errors import ExitCode
+from consumer.errors import ExitCode, leave
 
 # Heavy imports stand inside the commands: --help is to answer at once.
 # ruff: noqa: PLC0415
@@ -96,5 +96,10 @@ def uninstall(
 def _ask(what: str) -> None:
     if not sys.stdin.isatty():
         raise typer.BadParameter("nobody can be asked here: give --yes")
-    if not typer.confirm(f"Remove the service from {what}?", err=True):
-        raise typer.Exit(ExitCode.INTERRUPTED)
+    try:
+        is_agreed = typer.confirm(f"Remove the service from {what}?", err=True)
+    except typer.Abort:  # by Ctrl-C or Ctrl-D, which leave the cursor behind the question
+        is_agreed = False
+        _tell("")
+    if not is_agreed:
+        leave("nothing was removed", ExitCode.INTERRUPTED)

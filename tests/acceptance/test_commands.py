@@ -914,23 +914,35 @@ def test_progress_is_shown_on_a_terminal_and_only_there(database: Database) -> N
     database.lead(matched_to=database.person())
 
     assert run_command("sweep", url=database.url).stderr == ""
-    assert "recovering" in on_terminal("sweep", "--json", url=database.url)
+    assert "recovering" in on_terminal("sweep", "--json", url=database.url).stdout
 
 
 def test_the_daemon_logs_for_people_on_a_terminal(database: Database) -> None:
     database.run("DELETE FROM ops.cabinet_recovery_alembic_version")
 
-    shown = on_terminal("run", url=database.url)
+    shown = on_terminal("run", url=database.url).stdout
 
     assert "service.started" in shown
     assert "{" not in shown
 
 
-def on_terminal(*arguments: str, url: str) -> str:
-    """What a command shows on the terminal that its stderr is."""
+@pytest.mark.parametrize("key", ["\x03", "\x04", "n\n", "\n"], ids=["Ctrl-C", "Ctrl-D", "n", "Enter"])
+def test_uninstall_that_is_not_agreed_to_ends_with_one_line_and_removes_nothing(database: Database, key: str) -> None:
+    done = on_terminal("uninstall", url=database.owner_url, answer=key)
+
+    assert done.returncode == 130
+    question, *told = done.stdout.replace("^C", "").splitlines()
+    assert question.startswith("Remove the service from database ")
+    assert told == ["consumer: nothing was removed"]
+    assert database.value("SELECT to_regclass('ops.cabinet_recovery_outbox')") is not None
+
+
+def on_terminal(*arguments: str, url: str, answer: str = "") -> CompletedProcess[str]:
+    """A command with what it shows on the terminal that its stderr is, where its question is given an answer."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "consumer", *arguments],
+        # A session of its own, for it is to the one of this terminal that Ctrl-C sends its signal.
+        ["setsid", "--ctty", sys.executable, "-m", "consumer", *arguments],
         stdin=theirs,
         stdout=subprocess.DEVNULL,
         stderr=theirs,
@@ -943,7 +955,9 @@ def on_terminal(*arguments: str, url: str) -> str:
         try:
             while block := terminal.read(65_536):
                 shown += block
+                if answer and b"]:" in shown:
+                    os.write(ours, answer.encode())
+                    answer = ""
         except OSError:  # Linux tells the end of a terminal as an error
             pass
-    process.wait(PATIENCE_SECONDS)
-    return shown.decode()
+    return CompletedProcess(arguments, process.wait(PATIENCE_SECONDS), shown.decode())
