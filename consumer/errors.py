@@ -1,5 +1,6 @@
 """How the program ends, and what it says then."""
 
+import signal
 import sys
 import traceback
 from enum import IntEnum
@@ -20,13 +21,22 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
     TERMINATED = 143
 
+    @classmethod
+    def after(cls, number: signal.Signals) -> "ExitCode":
+        """As shells have it; only for SIGINT and SIGTERM."""
+        return cls(128 + number)
+
 
 class SettingsError(Exception):
     """A setting is missing or makes no sense; the text names it and says what it takes."""
 
 
 class Aborted(Exception):
-    """What was in hand was given up when we were asked to stop; it was undone, and nothing is lost."""
+    """What was in hand was given up when a signal asked us to stop; it was undone, and nothing is lost."""
+
+    def __init__(self, text: str, number: signal.Signals) -> None:
+        super().__init__(text)
+        self.exit_code = ExitCode.after(number)
 
 
 def tell(error: Exception) -> ExitCode:
@@ -52,7 +62,7 @@ def exit_code_of(error: BaseException) -> ExitCode:
     if isinstance(error, SettingsError):
         return ExitCode.USAGE
     if isinstance(error, Aborted):
-        return ExitCode.TERMINATED
+        return error.exit_code
 
     # Heavy, and only needed once something failed.
     import psycopg  # noqa: PLC0415

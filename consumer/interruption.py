@@ -30,7 +30,7 @@ class Interruption:
 
     @property
     def exit_code(self) -> ExitCode:
-        return ExitCode.INTERRUPTED if self.number == signal.SIGINT else ExitCode.TERMINATED
+        return ExitCode.after(self.number or signal.SIGTERM)
 
     @property
     def is_asked(self) -> bool:

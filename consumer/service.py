@@ -51,6 +51,7 @@ class Service:
         self._settings = settings
         self._manager = manager or ServiceManager()
         self._stopping, self._aborting = asyncio.Event(), asyncio.Event()
+        self._asked_by = signal.SIGTERM
         pace = Pace(
             settings.sweep_interval_seconds,
             settings.degraded_sweep_interval_seconds,
@@ -130,11 +131,12 @@ class Service:
     def _take_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
+            loop.add_signal_handler(number, self.stop, number)
         loop.add_signal_handler(signal.SIGHUP, reread_level, self._settings)
 
-    def stop(self) -> None:
+    def stop(self, number: signal.Signals) -> None:
         """Stop after the batch in hand; asked again, at once."""
+        self._asked_by = number
         (self._aborting if self._stopping.is_set() else self._stopping).set()
 
     async def _stop(self, tasks: list[asyncio.Task[None]]) -> None:
@@ -158,7 +160,7 @@ class Service:
         await asyncio.wait({finishing}, timeout=SEVER_SECONDS)
         finishing.cancel()
         why = "was given up at the second signal" if self._aborting.is_set() else f"took longer than {grace_seconds} s"
-        raise Aborted(f"the batch in hand {why}; its events stand")
+        raise Aborted(f"the batch in hand {why}; its events stand", self._asked_by)
 
     async def _listen(self, connection: Connection, progress: Callable[[], None]) -> None:
         def on_listening() -> None:

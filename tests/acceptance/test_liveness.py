@@ -204,8 +204,10 @@ class TestARole:
 
 
 class TestBeingAskedTwice:
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_aborts_the_batch_in_hand_and_loses_nothing(self, database: Database, number: signal.Signals) -> None:
+    @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+    def test_aborts_the_batch_in_hand_and_loses_nothing(
+        self, database: Database, number: signal.Signals, status: int
+    ) -> None:
         slow = slow_lead(database)
         database.run("CREATE OR REPLACE FUNCTION public.take_time() RETURNS trigger LANGUAGE plpgsql AS "
                      "'BEGIN PERFORM pg_sleep(9); RETURN new; END'")  # fmt: skip
@@ -218,7 +220,7 @@ class TestBeingAskedTwice:
             daemon.wait_for("service.stopping")
             asked_again = time.monotonic()
 
-            assert daemon.stop(number) == 143
+            assert daemon.stop(number) == status
 
             assert time.monotonic() - asked_again < 5
             (line,) = daemon.plain_lines
