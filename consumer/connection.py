@@ -10,8 +10,13 @@ from db.row_security import require_visible_rows
 
 
 async def open_connection(address: Address, role: str, heartbeat: Heartbeat | None = None) -> Connection:
-    """Connect to a database that has our schema; raises db.connect.DatabaseError where that cannot be."""
+    """Connect to a database that has our schema; raises db.connect.DatabaseError where that cannot be.
+
+    Notifications are dropped, unless whoever listens sets a handler of its own.
+    """
     connection = await connect(address, role, heartbeat)
+    # Behind a pooler, what another session listens to may arrive here: psycopg would keep it all.
+    connection.pgconn.notify_handler = None
     try:
         await require_schema(connection)
         await require_visible_rows(connection)
@@ -22,8 +27,6 @@ async def open_connection(address: Address, role: str, heartbeat: Heartbeat | No
 
 
 def handler_on(connection: Connection, settings: Settings, make: Callable[..., Handler] = Handler) -> Handler:
-    # Behind a pooler, what another session listens to may arrive here: psycopg would keep it all.
-    connection.pgconn.notify_handler = None
     return make(
         connection,
         lock_timeout_ms=settings.lock_timeout_ms,

@@ -64,7 +64,6 @@ class Keeper:
 
         The connection must be the server's own session: behind a pooler, its locks would be somebody else's.
         """
-        connection.add_notify_handler(lambda _notification: None)  # as those of a handler's connection
         await self._stand_by(connection, on_progress)
         log.info("keeper.appointed")
         await _ask(connection, keeping.END_LEASE)

@@ -36,7 +36,6 @@ class Prober:
 
     async def use(self, connection: Connection, on_progress: Callable[[], None]) -> None:
         """Ask until cancelled; raises psycopg.OperationalError where the connection is lost, or too slow."""
-        connection.pgconn.notify_handler = None  # as those of a handler's connection
         while True:
             nonce = self._proof.challenge(connection)
             async with deadline(connection, self._proof.timeout_seconds):

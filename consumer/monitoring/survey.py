@@ -44,7 +44,6 @@ class Survey:
 
     async def use(self, connection: Connection, on_progress: Callable[[], None]) -> None:
         """Look until cancelled; raises psycopg.OperationalError where the connection is lost, or too slow."""
-        connection.pgconn.notify_handler = None  # as those of a handler's connection
         try:
             while True:
                 await self._take(connection)
