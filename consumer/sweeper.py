@@ -61,7 +61,7 @@ async def _listed(
     _, *found = await run_together(
         handler.connection,
         [listing.SET_UP_LISTING, *statements],
-        {**parameters, "statement_timeout_ms": 1000 * timeout_seconds},
+        {**parameters, "chunk": listing.CHUNK, "statement_timeout_ms": 1000 * timeout_seconds},
         timeout_seconds,
     )
     return found

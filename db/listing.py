@@ -1,6 +1,7 @@
 """The statements that list what is due, in the order in which it is to be worked.
 
-A list comes packed, CHUNK leads in a row: as JSON, for a million ids as Python objects would be a hundred megabytes.
+A list comes packed, CHUNK leads in a row, which `%(chunk)s` is to be given: as JSON, for a million ids as Python
+objects would be a hundred megabytes.
 """
 
 from typing import LiteralString
@@ -46,8 +47,8 @@ FROM (SELECT lead_id, has_event, row_number() OVER () - 1 AS place FROM (
 """
 _IN_CHUNKS: LiteralString = """
 ) AS ordered) AS numbered
-GROUP BY place / 500
-ORDER BY place / 500
+GROUP BY place / %(chunk)s::integer
+ORDER BY place / %(chunk)s::integer
 """
 
 _PENDING: LiteralString = """
