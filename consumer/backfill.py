@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, suppress
 import psycopg
 
 from consumer.connection import open_handler
-from consumer.due import Agenda, DueList
+from consumer.due import Agenda, DueLead, DueList
 from consumer.handlers.outcome import Batch, Outcome, Recovery, Summary
 from consumer.handlers.recover import Asked, Handler
 from consumer.interruption import Interruption
@@ -36,7 +36,8 @@ def backfill(
 ) -> Summary:
     """Recover up to `limit` due leads, the most urgent first; `on_progress` is told (done, total) after each batch.
 
-    A lead that another transaction holds is tried again a few times and then left, pending, to whoever sweeps next.
+    A lead that another transaction holds is tried again a few times, within the same bounds, and then left, pending,
+    to whoever sweeps next: the summary's `busy` counts those.
     With an `interruption`, SIGINT and SIGTERM end it after the batches in hand; what it returns was done until then.
     Raises ValueError for a limit below 1, and db.connect.DatabaseError or psycopg.Error where the database fails:
     what was done until then stays done, and the next run goes on from there.
@@ -94,12 +95,14 @@ class _Backfill:
             leads = await self._list(handlers[0], min(limit - self._done, LIST_AT_ONCE))
             self._total = self._done + len(leads)
             self._on_progress(self._done, self._total)
-            await self._work_side_by_side(handlers, Agenda(leads, self._throttle.batch_size(self.settings.batch_size)))
+            self._busy.clear()
+            await self._work_side_by_side(handlers, leads)
             await self._work_busy(handlers[0])
             # A link that moves may free an origin that another lead waits for: then there is more than was listed.
             goes_on = self.summary.writes["link", "move"] > moved or (
                 len(leads) == LIST_AT_ONCE and self.summary.outcomes.total() > settled
             )
+        self.summary.busy = len(self._busy)
 
     async def _list(self, handler: Handler, limit: int) -> DueList:
         """List what is due; nothing, where we are asked to stop meanwhile: it may take minutes, and only reads."""
@@ -115,11 +118,12 @@ class _Backfill:
             await looking
         return DueList()
 
-    async def _work_side_by_side(self, handlers: Sequence[Handler], agenda: Agenda) -> None:
+    async def _work_side_by_side(self, handlers: Sequence[Handler], leads: Sequence[DueLead]) -> None:
         """Have each handler take the next part whenever it is free.
 
         Where one fails, the others end with the batch in hand, and then its error is raised.
         """
+        agenda = Agenda(leads, self._throttle.batch_size(self.settings.batch_size))
 
         async def work(handler: Handler) -> None:
             try:
@@ -142,13 +146,17 @@ class _Backfill:
     def _note(self, asked: int, batch: Batch) -> None:
         self.summary.add(batch.recoveries)
         self._busy.extend(batch.busy)
-        self._done += asked
+        self._done += asked - len(batch.busy)
         self._on_progress(self._done, self._total)
 
     async def _work_busy(self, handler: Handler) -> None:
-        if not self.interruption.is_asked:
-            self.summary.add((await _recover_patiently(handler, self._busy, Asked.BY_SWEEP)).recoveries)
-        self._busy.clear()
+        """Come back to what others held, a few times; by one handler, for two might be in each other's way again."""
+        for attempt in range(BUSY_ROUNDS):
+            if not self._busy or not await self.interruption.rest(attempt * BUSY_PAUSE_SECONDS):
+                return
+            leads = [DueLead(lead_id, has_event=False) for lead_id in self._busy]
+            self._busy.clear()
+            await self._work_side_by_side([handler], leads)
 
 
 async def _list_patiently(handler: Handler, limit: int) -> DueList:
@@ -167,7 +175,7 @@ async def _reprocess(settings: Settings, lead_ids: list[str], on_progress: Progr
         answers: dict[str, Recovery] = {}
         for start in range(0, len(lead_ids), settings.batch_size):
             part = lead_ids[start : start + settings.batch_size]
-            batch = await _recover_patiently(handler, part, Asked.BY_OPERATOR)
+            batch = await _recover_patiently(handler, part)
             answers |= {recovery.lead_id: recovery for recovery in batch.recoveries}
             if batch.busy:
                 await handler.ask(batch.busy, Asked.BY_OPERATOR)
@@ -180,11 +188,11 @@ async def _reprocess(settings: Settings, lead_ids: list[str], on_progress: Progr
     return [answers.get(lead_id) or Recovery(lead_id, Outcome.UNKNOWN_LEAD, unknown) for lead_id in lead_ids]
 
 
-async def _recover_patiently(handler: Handler, lead_ids: list[str], asked: Asked) -> Batch:
+async def _recover_patiently(handler: Handler, lead_ids: list[str]) -> Batch:
     batch = Batch(busy=lead_ids)
     for attempt in range(BUSY_ROUNDS):
         if not batch.busy:
             break
         await asyncio.sleep(attempt * BUSY_PAUSE_SECONDS)
-        batch = Batch(batch.recoveries) + await handler.recover(batch.busy, asked)
+        batch = Batch(batch.recoveries) + await handler.recover(batch.busy, Asked.BY_OPERATOR)
     return batch

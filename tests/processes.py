@@ -56,6 +56,19 @@ def run_python(
     )
 
 
+def started(*arguments: str, url: str, **settings: str) -> subprocess.Popen[str]:
+    """Run `consumer` with the arguments, and do not wait for its end."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "consumer", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ELSEWHERE,
+        env=environment(url, **settings),
+    )
+
+
 class InThisProcess:
     """The command line, run in this process: for the many ways to call it wrongly, which come to no database."""
 

@@ -50,13 +50,17 @@ def sweep(  # noqa: PLR0913, PLR0917 # a parameter for each option
     settings, interruption = load_settings(), Interruption()
     bounds = Bounds(max_rate, max_replication_lag, max_active_sessions)
     with progress_bar() as on_progress:
-        result = backfill(settings, limit, on_progress, bounds, interruption).as_job_result()
+        summary = backfill(settings, limit, on_progress, bounds, interruption)
+    result = summary.as_job_result()
     if as_json:
         print(json.dumps(result))
     else:
         show_summary(result)
     if interruption.number is not None:
         leave(f"stopped by {interruption.number.name}; the next sweep goes on from here", interruption.exit_code)
+    if summary.busy:
+        told = f"consumer: leads locked by others: {summary.busy}; they stay pending, and the next sweep has them"
+        print(told, file=sys.stderr)
     raise typer.Exit(ExitCode.LEADS if result["errors"] else ExitCode.DONE)
 
 

@@ -74,11 +74,12 @@ class JobResult(TypedDict):
 
 @dataclass
 class Summary:
-    """The count of a run over many leads."""
+    """The count of a run over many leads; `busy` are those that others held to its end, which stay pending."""
 
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     writes: Counter[tuple[str, str]] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
+    busy: int = 0
 
     def add(self, recoveries: Collection[Recovery]) -> Self:
         self.outcomes.update(recovery.outcome for recovery in recoveries)

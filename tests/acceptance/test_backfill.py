@@ -7,18 +7,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, LiteralString
 
+import psycopg
 import pytest
 
+from consumer import backfill
 from consumer.connection import open_handler
 from consumer.due import Agenda, DueLead, DueList
+from consumer.interruption import Interruption
 from consumer.sweeper import list_due
+from consumer.throttle import Bounds
 from db import listing
+from tests.acceptance.test_commands import InThisProcess, call  # noqa: F401 # call is a fixture
 from tests.database import Database
-from tests.processes import Daemon, environment, eventually
+from tests.processes import PATIENCE_SECONDS, Daemon, environment, eventually, started
 from tests.traffic import QUIET, latencies, unmatched_leads
 
 LEADS = 40_000
@@ -138,6 +143,119 @@ def test_an_agenda_comes_to_every_lead_once_wherever_it_jumps() -> None:
 
     assert seen != leads
     assert sorted(seen, key=lambda lead: int(lead.lead_id)) == leads
+
+
+class TestLeadsThatOthersHold:
+    """A backfill comes back to them at its end, no faster than it went before, and tells of those that stay."""
+
+    def test_are_come_back_to_at_the_rate_and_not_all_at_once(self, database: Database) -> None:
+        leads = moving_leads(database, 6)
+        freed_at = None
+
+        def free_them_when_all_were_tried(done: int, total: int) -> None:
+            nonlocal freed_at
+            tried.append((done, total))
+            if len(tried) == 1 + 6:  # what was listed, and each lead: a quarter of a second's at a time
+                freed_at = time.monotonic()
+                holder.rollback()
+
+        tried = list[tuple[int, int]]()
+        with held_links(database, leads) as holder:
+            bounds = Bounds(max_rate=4)
+            summary = backfill.backfill(database.settings(), 100, free_them_when_all_were_tried, bounds)
+
+        assert freed_at is not None
+        assert time.monotonic() - freed_at >= 1, "five times a quarter of a second, one of which may be made up for"
+        assert tried[6:13] == [(done, 6) for done in range(7)]
+        assert (summary.as_job_result()["links_updated"], summary.busy) == (6, 0)
+        (transactions,) = database.run("SELECT count(DISTINCT last_recovered_at) FROM ops.cabinet_lead_recovery_audit")
+        assert transactions["count"] == 6
+
+    def test_wait_for_no_end_of_the_pause_once_it_is_asked_to_stop(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("consumer.backfill.BUSY_PAUSE_SECONDS", 3600)
+        tried = list[int]()
+
+        def stop_after_the_first_round(done: int, _: int) -> None:
+            tried.append(done)
+            if len(tried) == 1 + 1 + 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        with held_links(database, moving_leads(database, 3)):
+            summary = backfill.backfill(
+                database.settings(), 100, stop_after_the_first_round, interruption=Interruption()
+            )
+
+        assert tried == [0, 0, 0]
+        assert (summary.outcomes.total(), summary.busy) == (0, 3)
+
+    def test_keep_a_sweep_no_longer_than_its_batch_in_hand_once_it_is_asked_to_stop(self, database: Database) -> None:
+        leads = moving_leads(database, 8)
+        attempts = counted_attempts(database)
+        with (
+            held_links(database, leads),
+            started("sweep", "--json", url=database.url, batch_size="1") as sweep,
+        ):
+            eventually(lambda: database.value(attempts) > len(leads))
+            sweep.send_signal(signal.SIGTERM)
+            said, told = sweep.communicate(timeout=PATIENCE_SECONDS)
+
+            assert sweep.returncode == 128 + signal.SIGTERM
+            assert json.loads(said)["processed"] == 0
+            assert told == "consumer: stopped by SIGTERM; the next sweep goes on from here\n"
+            assert database.value(attempts) <= 3 * len(leads), "all rounds would make six for each"
+
+    def test_and_do_not_let_go_are_told_of_and_stay_pending(
+        self,
+        call: InThisProcess,  # noqa: F811
+        database: Database,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("consumer.backfill.BUSY_PAUSE_SECONDS", 0.01)
+        held, free = moving_leads(database, 3), moving_leads(database, 2)
+        with held_links(database, held):
+            done = call("sweep", "--json", DATABASE_URL=database.url)
+
+        assert done.returncode == 0
+        assert done.stderr == "consumer: leads locked by others: 3; they stay pending, and the next sweep has them\n"
+        result = json.loads(done.stdout)
+        assert (len(result), result["processed"], result["errors"]) == (9, len(free), [])
+        assert {lead for lead, _ in database.events()} == set(held)
+        again = call("sweep", "--json", DATABASE_URL=database.url)
+        assert (json.loads(again.stdout)["processed"], again.stderr) == (3, "")
+
+
+def moving_leads(database: Database, count: int) -> list[str]:
+    """Leads whose links lead to one person, and whose new matches to another."""
+    leads = [database.lead() for _ in range(count)]
+    for lead in leads:
+        database.link(lead, database.person())
+        database.job(lead, database.person())
+    return leads
+
+
+@contextmanager
+def held_links(database: Database, leads: Sequence[str]) -> Iterator[psycopg.Connection]:
+    """A transaction of the host's that has the links of these leads, to the end of the block or its rollback."""
+    with psycopg.connect(database.owner_url) as holder:
+        holder.execute("SELECT FROM canon.identity_links WHERE source_pk = ANY(%s) FOR UPDATE", [list(leads)])
+        yield holder
+
+
+def counted_attempts(database: Database) -> LiteralString:
+    """Count the transactions that set out to write links, undone ones too; what asks for their number."""
+    database.run("CREATE SEQUENCE public.attempts MINVALUE 0 START 0")
+    database.run("SELECT nextval('public.attempts')")
+    database.run(
+        "CREATE FUNCTION public.count_attempt() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS "
+        "'BEGIN PERFORM nextval(''public.attempts''); RETURN NULL; END'"
+    )
+    database.run(
+        "CREATE TRIGGER count_attempt BEFORE INSERT ON canon.identity_links "
+        "FOR EACH STATEMENT EXECUTE FUNCTION public.count_attempt()"
+    )
+    return "SELECT last_value FROM public.attempts"
 
 
 @pytest.mark.slow

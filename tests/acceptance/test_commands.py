@@ -38,6 +38,7 @@ from tests.processes import (
     run_command,
     run_python,
     standby_of,
+    started,
 )
 from tests.servers import TemplateDatabase
 
@@ -882,18 +883,6 @@ class TestMigrate:
         assert "Traceback" not in done.stderr
         assert "end the long transaction on it" in done.stderr.splitlines()[-1]
         assert done.returncode == 4
-
-
-def started(*arguments: str, url: str, **settings: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "consumer", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ELSEWHERE,
-        env=environment(url, **settings),
-    )
 
 
 @pytest.mark.parametrize(
