@@ -18,13 +18,15 @@ from psycopg.conninfo import make_conninfo
 
 from consumer import cli
 from consumer.errors import ExitCode, exit_code_of, one_line
+from consumer.proof import Proof
 from consumer.settings import Settings, variable_of
 from db.connect import Address
 from db.migrate import migrate
+from tests.acceptance.test_liveness import proof_channels
 from tests.database import Database
 from tests.engine import held_handler
 from tests.logins import PASSWORD
-from tests.processes import Daemon
+from tests.processes import Daemon, eventually
 
 QUIET = {"log_level": "debug", "sweep_interval_seconds": "3600"}
 MOST_BYTES = 7_999
@@ -105,17 +107,6 @@ class TestNotifications:
             assert daemon.stop() == 0
             assert daemon.events("database.lost") == []
 
-    def test_cannot_be_sent_on_the_channel_of_the_proof_by_who_does_not_know_it(
-        self, database: Database, stranger: psycopg.Connection
-    ) -> None:
-        with Daemon(database.url, **QUIET) as daemon:
-            daemon.wait_for("listener.proved")
-
-            shown = stranger.execute("SELECT query FROM pg_stat_activity WHERE application_name LIKE '%recovery%'")
-            texts = " ".join(str(row) for row in shown.fetchall())
-            assert "cabinet_recovery_proof" not in texts
-            assert "LISTEN" not in texts
-
     def test_that_are_no_text_are_dropped_and_counted(self, server_url: str) -> None:
         name = "cabinet_recovery_ascii"
         with psycopg.connect(server_url, autocommit=True) as admin:
@@ -135,6 +126,56 @@ class TestNotifications:
                 (stopped,) = daemon.events("service.stopped")
                 assert (stopped["refused"], stopped["notifications"]) == (5, 6)
             admin.execute(f"DROP DATABASE {name}")
+
+
+class TestTheChannelOfTheProof:
+    """Nobody but the daemon can vouch for its listener: not without the channel, and not with it either."""
+
+    def test_is_of_64_random_bits_and_each_daemon_s_own(self, database: Database) -> None:
+        with Daemon(database.url, **QUIET) as one, Daemon(database.url, **QUIET) as other:
+            one.wait_for("listener.proved")
+            other.wait_for("listener.proved")
+            channels = proof_channels(database)
+        assert len(set(channels)) == 2
+        channels += [Proof(10, 5, lambda: None).channel for _ in range(500)]
+
+        digits = [channel.removeprefix("cabinet_recovery_proof_") for channel in channels]
+
+        assert {len(each) for each in digits} == {64 // 4}
+        assert [set(place) for place in zip(*digits, strict=True)] == [set("0123456789abcdef")] * 16
+
+    def test_is_not_to_be_read_by_who_can_only_connect(self, database: Database, stranger: psycopg.Connection) -> None:
+        with Daemon(database.url, **QUIET) as daemon:
+            daemon.wait_for("listener.proved")
+            (channel,) = proof_channels(database)
+            everything = "SELECT pid, query, activity::text FROM pg_stat_activity AS activity WHERE datname = %s"
+            seen = stranger.execute(everything, [stranger.info.dbname]).fetchall()
+
+            assert channel in str(database.run(everything, stranger.info.dbname)), "it is there for a superuser"
+            others = [row for row in seen if row[0] != stranger.info.backend_pid]
+            assert {query for _, query, _ in others} == {"<insufficient privilege>"}
+            assert "proof" not in str(others)
+            assert stranger.execute("SELECT * FROM pg_listening_channels()").fetchall() == []
+
+    def test_takes_no_nonce_for_a_proof_but_the_one_that_was_sent_last(self, database: Database) -> None:
+        often = {**QUIET, "proof_interval_seconds": "1", "proof_timeout_seconds": "1"}
+        with Daemon(database.url, **often) as daemon, psycopg.connect(database.owner_url) as holder:
+            daemon.wait_for("listener.proved")
+            (channel,) = proof_channels(database)
+            database.connection.execute(f"LISTEN {channel}")
+            (old,) = database.connection.notifies(timeout=20, stop_after=1)
+            # Now no nonce can be sent: the statement that would waits here.
+            holder.execute("LOCK TABLE ops.cabinet_recovery_settings IN ACCESS EXCLUSIVE MODE")
+            guesses = (old.payload, "", "0" * 16, "x" * MOST_BYTES)
+            eventually(
+                lambda: (
+                    notify(database.connection, channel, *guesses) or daemon.events("database.lost", role="listener")
+                )
+            )
+            assert "came back to the listener" in daemon.wait_for("database.lost", role="listener")["reason"]
+            holder.rollback()
+            daemon.wait_for("listener.proved", count=2)
+            assert daemon.stop() == 0
 
 
 def run_main(*words: str, **environment: str) -> tuple[int, str]:
