@@ -218,13 +218,14 @@ def held_handler(
     *lead_ids: str,
     statements: Sequence[Any] = (queries.CLAIM, queries.RESOLVE),
     url: str | None = None,
+    by_state: bool = False,
 ) -> Iterator[psycopg.Connection[dict[str, Any]]]:
     """A handler's transaction that has done its work and is kept from its commit until the end of the block.
 
     It is rolled back where the block ended it itself.
     """
     parameters = {"lead_ids": list(lead_ids), "lock_timeout_ms": 100, "statement_timeout_ms": 30_000}
-    parameters |= {"is_alone": True, "by_state": False}
+    parameters |= {"is_alone": True, "by_state": by_state}
     with psycopg.connect(url or database.url, row_factory=dict_row, application_name="held handler") as connection:
         for statement in (queries.SET_UP_BATCH, *statements):
             connection.execute(statement, parameters)

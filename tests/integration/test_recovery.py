@@ -1,13 +1,18 @@
 """The rules of recovery, one by one."""
 
+import asyncio
+import random
+from collections import Counter
 from datetime import datetime, timedelta
 from uuid import uuid4
 
 import pytest
 
-from consumer.handlers.outcome import Outcome
+from consumer.connection import open_handler
+from consumer.handlers.outcome import Batch, Outcome, Recovery
 from consumer.handlers.recover import Asked
 from tests.database import Database
+from tests.engine import held_handler
 
 
 def test_a_matched_job_becomes_link_origin_and_audit(database: Database) -> None:
@@ -496,16 +501,68 @@ def test_an_id_without_an_event_changes_nothing(database: Database) -> None:
     assert database.row_versions() == before
 
 
-def test_two_that_ask_for_the_same_lead_do_not_double_it(database: Database) -> None:
-    person, lead = database.person(), database.lead()
-    database.link(lead, person)
+class TestTwoThatAskForTheSameLead:
+    """Found by its state, without an event that one of them could lock before the other."""
+
+    def test_do_not_double_it_where_one_is_about_to_commit(self, database: Database) -> None:
+        (lead,) = eventless_leads(database, 1)
+
+        with held_handler(database, lead, by_state=True) as first:
+            meanwhile = database.recover(lead, asked=Asked.BY_SWEEP)
+            first.commit()
+        before = database.row_versions()
+        again = database.recover(lead, asked=Asked.BY_SWEEP)
+
+        assert (meanwhile.recoveries, meanwhile.busy) == ([], [lead])
+        assert again == Batch()
+        assert database.row_versions() == before
+        assert_recovered_once(database, [lead])
+
+    def test_do_not_double_any_of_many_at_the_same_time(self, database: Database) -> None:
+        leads = eventless_leads(database, 120)
+
+        told = asyncio.run(ask_side_by_side(database, leads, handlers=4))
+
+        assert Counter(one.lead_id for one in told if one.outcome == Outcome.RECOVERED) == Counter(leads)
+        assert {one.outcome for one in told} == {Outcome.RECOVERED}
+        assert_recovered_once(database, leads)
+
+
+def eventless_leads(database: Database, count: int) -> list[str]:
+    """Leads with the engine's link, of which no event tells."""
+    leads = [database.lead() for _ in range(count)]
+    for lead in leads:
+        database.link(lead, database.person())
     database.run("DELETE FROM ops.cabinet_recovery_outbox")
+    return leads
 
-    database.recover(lead, asked=Asked.BY_SWEEP)
-    again = database.recover(lead, asked=Asked.BY_SWEEP)
 
-    assert again.recoveries == []
-    assert len(database.run("SELECT lead_id FROM ops.cabinet_lead_recovery_audit")) == 1
+async def ask_side_by_side(database: Database, leads: list[str], handlers: int) -> list[Recovery]:
+    """Have each handler ask for every lead, in batches and an order of its own, until nobody holds one any more."""
+    ready = asyncio.Barrier(handlers)
+
+    async def ask(seed: int) -> list[Recovery]:
+        handler = await open_handler(database.settings(), "test")
+        async with handler.connection:
+            await ready.wait()
+            batch = Batch(busy=random.Random(seed).sample(leads, k=len(leads)))
+            while batch.busy:
+                part, rest = batch.busy[:7], batch.busy[7:]
+                batch = Batch(batch.recoveries, rest) + await handler.recover(part, Asked.BY_SWEEP)
+            return batch.recoveries
+
+    answers = await asyncio.gather(*map(ask, range(handlers)))
+    return [recovery for answer in answers for recovery in answer]
+
+
+def assert_recovered_once(database: Database, leads: list[str]) -> None:
+    audits = database.run("SELECT lead_id, first_recovered_at, last_recovered_at FROM ops.cabinet_lead_recovery_audit")
+    assert sorted(row["lead_id"] for row in audits) == sorted(leads)
+    assert all(row["first_recovered_at"] == row["last_recovered_at"] for row in audits)
+    origins = database.run("SELECT origin_source_id FROM canon.identity_origin")
+    assert sorted(row["origin_source_id"] for row in origins) == sorted(leads)
+    assert database.run("SELECT person_key FROM canon.identity_origin_history") == []
+    assert database.events() == []
 
 
 def test_the_most_urgent_come_first(database: Database) -> None:
