@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,13 @@ from db.embedded import DISPOSABLE_SETTINGS, SHARED_TEMPORARY, EmbeddedServer, r
 ELSEWHERE = tempfile.gettempdir()  # not the checkout: what runs is the installed package
 PATIENCE_SECONDS = 30.0  # with what takes well under one, on a machine that has other work as well
 PASSED_ON = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH")
+# Each needs a database that can be worked with.
+WORKING = (
+    *(("sweep",), ("reprocess", "some-lead"), ("status",), ("triggers", "status")),
+    *(("parked", "list"), ("parked", "show", "some-lead"), ("parked", "retry", "--all")),
+    *(("impact",), ("why", "some-lead"), ("sweep", "--dry-run"), ("reprocess", "--dry-run", "some-lead")),
+)
+SECRET = "Geheim77"  # so that it can be looked for
 
 Found = TypeVar("Found")
 
@@ -87,6 +95,16 @@ class InThisProcess:
                 cli.main()
         said = self._capfd.readouterr()
         return subprocess.CompletedProcess(arguments, int(left.value.code or 0), said.out, said.err)
+
+
+def refused(done: subprocess.CompletedProcess[str], status: int) -> str:
+    """Return the one line in which a command said why it could not; nothing else may have been said."""
+    assert done.returncode == status, done
+    assert done.stdout == ""
+    assert SECRET not in done.stderr
+    (line,) = done.stderr.splitlines()
+    assert re.match(r"consumer: \S", line), line
+    return line.removeprefix("consumer: ")
 
 
 def eventually(look: Callable[[], Found], seconds: float = PATIENCE_SECONDS) -> Found:

@@ -21,9 +21,15 @@ from consumer.interruption import Interruption
 from consumer.sweeper import list_due
 from consumer.throttle import Bounds
 from db import listing
-from tests.acceptance.test_commands import InThisProcess, call  # noqa: F401 # call is a fixture
 from tests.database import Database
-from tests.processes import PATIENCE_SECONDS, Daemon, environment, eventually, started
+from tests.processes import (
+    PATIENCE_SECONDS,
+    Daemon,
+    InThisProcess,
+    environment,
+    eventually,
+    started,
+)
 from tests.traffic import QUIET, latencies, unmatched_leads
 
 LEADS = 40_000
@@ -208,7 +214,7 @@ class TestLeadsThatOthersHold:
 
     def test_and_do_not_let_go_are_told_of_and_stay_pending(
         self,
-        call: InThisProcess,  # noqa: F811
+        call: InThisProcess,
         database: Database,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:

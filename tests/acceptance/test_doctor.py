@@ -15,10 +15,9 @@ from consumer.settings import Settings
 from db.checks import MISSING_RIGHTS, RIGHTS
 from db.connect import SCHEMA_REVISION
 from db.migrate import migrate
-from tests.acceptance.test_commands import InThisProcess, call, refused  # noqa: F401 # call is a fixture
 from tests.database import Database
 from tests.logins import Login
-from tests.processes import own_server
+from tests.processes import InThisProcess, own_server, refused
 from tests.servers import TemplateDatabase
 
 
@@ -44,7 +43,7 @@ def healthy(database: Database) -> Database:
 
 
 def test_where_all_is_well_every_check_is_ok_and_nothing_is_left_behind(
-    call: InThisProcess,  # noqa: F811
+    call: InThisProcess,
     healthy: Database,
 ) -> None:
     before = healthy.row_versions()
@@ -81,7 +80,7 @@ def test_each_right_that_is_missing_is_named(healthy: Database, login: Login) ->
     assert "UPDATE on canon.identity_origin (" in text
 
 
-def test_a_database_that_is_away_fails_and_the_rest_is_skipped(call: InThisProcess) -> None:  # noqa: F811
+def test_a_database_that_is_away_fails_and_the_rest_is_skipped(call: InThisProcess) -> None:
     done = call("doctor", "--json", DATABASE_URL="postgresql://fleet:Geheim77@127.0.0.1:1/fleet")
 
     findings = json.loads(done.stdout)
@@ -92,7 +91,7 @@ def test_a_database_that_is_away_fails_and_the_rest_is_skipped(call: InThisProce
     refused(call("doctor"), 2)
 
 
-def test_people_are_shown_what_mends_it(call: InThisProcess, healthy: Database) -> None:  # noqa: F811
+def test_people_are_shown_what_mends_it(call: InThisProcess, healthy: Database) -> None:
     healthy.run("ALTER TABLE canon.identity_links DISABLE TRIGGER cabinet_recovery_link_updated")
 
     done = call("doctor", DATABASE_URL=healthy.url)

@@ -15,8 +15,8 @@ import pytest
 
 from consumer.reports.impact import BUCKETS, REASONS
 from db.impact import SET_UP
-from tests.acceptance.test_commands import InThisProcess, call, refused  # noqa: F401 # call is a fixture
 from tests.database import Database
+from tests.processes import InThisProcess, refused
 
 TODAY = datetime.now(UTC).replace(hour=9, minute=0, second=0, microsecond=0, tzinfo=None)
 HOST_S_DEFINITIONS = """
@@ -78,13 +78,13 @@ def fleet(database: Database) -> Database:
     return database
 
 
-def report(call: InThisProcess, database: Database, *arguments: str, options: str = "") -> dict[str, Any]:  # noqa: F811
+def report(call: InThisProcess, database: Database, *arguments: str, options: str = "") -> dict[str, Any]:
     done = call("impact", "--format", "json", *arguments, DATABASE_URL=f"{database.url}{options}")
     assert (done.returncode, done.stderr) == (0, "")
     return dict(json.loads(done.stdout))
 
 
-def test_the_totals_are_those_of_the_host_s_definitions(call: InThisProcess, fleet: Database) -> None:  # noqa: F811
+def test_the_totals_are_those_of_the_host_s_definitions(call: InThisProcess, fleet: Database) -> None:
     (expected,) = fleet.connection.execute(HOST_S_DEFINITIONS).fetchall()
 
     found = report(call, fleet)
@@ -103,7 +103,7 @@ def test_the_totals_are_those_of_the_host_s_definitions(call: InThisProcess, fle
     assert sum(one["share"] for one in found["buckets"]) == pytest.approx(1)
 
 
-def test_the_reasons_say_why_leads_are_not_recovered(call: InThisProcess, fleet: Database) -> None:  # noqa: F811
+def test_the_reasons_say_why_leads_are_not_recovered(call: InThisProcess, fleet: Database) -> None:
     found = report(call, fleet)["top_reasons"]
 
     assert found == {"no_person_key": 2, "pending": 2, "origin_manual": 2, "unknown_lead": 1}
@@ -111,7 +111,7 @@ def test_the_reasons_say_why_leads_are_not_recovered(call: InThisProcess, fleet:
     assert set(found) <= set(REASONS)
 
 
-def test_the_series_has_each_of_the_last_30_days_the_latest_first(call: InThisProcess, fleet: Database) -> None:  # noqa: F811
+def test_the_series_has_each_of_the_last_30_days_the_latest_first(call: InThisProcess, fleet: Database) -> None:
     series = report(call, fleet)["series"]
 
     assert [day["date"] for day in series] == [f"{days_ago(n).date()}" for n in range(30)]
@@ -124,7 +124,7 @@ def test_the_series_has_each_of_the_last_30_days_the_latest_first(call: InThisPr
     ]
 
 
-def test_a_period_is_of_lead_dates_with_both_ends(call: InThisProcess, fleet: Database) -> None:  # noqa: F811
+def test_a_period_is_of_lead_dates_with_both_ends(call: InThisProcess, fleet: Database) -> None:
     found = report(call, fleet, "--since", f"{days_ago(3).date()}", "--until", f"{days_ago(2).date()}")
 
     assert found["totals"]["total_leads"] == 5
@@ -135,7 +135,7 @@ def test_a_period_is_of_lead_dates_with_both_ends(call: InThisProcess, fleet: Da
     assert len(report(call, fleet, "--until", "9999-12-31")["series"]) == 30
 
 
-def test_the_times_run_from_the_match_and_from_the_lead(call: InThisProcess, database: Database) -> None:  # noqa: F811
+def test_the_times_run_from_the_match_and_from_the_lead(call: InThisProcess, database: Database) -> None:
     day = days_ago(5)
     for number, seconds in enumerate((10, 20, 30, 1000)):
         lead = database.lead(created_at=day, matched_to=database.person())
@@ -178,7 +178,7 @@ def test_the_times_run_from_the_match_and_from_the_lead(call: InThisProcess, dat
 
 @pytest.mark.parametrize("zone", ["America/Lima"])
 def test_no_figure_depends_on_the_session_s_time_zone(
-    call: InThisProcess,  # noqa: F811
+    call: InThisProcess,
     fleet: Database,
     zone: str,
 ) -> None:
@@ -194,7 +194,7 @@ def test_no_figure_depends_on_the_session_s_time_zone(
     assert sessions[0]["business_time_zone"] == zone
 
 
-def test_the_table_has_all_of_it(call: InThisProcess, fleet: Database) -> None:  # noqa: F811
+def test_the_table_has_all_of_it(call: InThisProcess, fleet: Database) -> None:
     shown = call("impact", DATABASE_URL=fleet.url).stdout
 
     assert [
@@ -203,7 +203,7 @@ def test_the_table_has_all_of_it(call: InThisProcess, fleet: Database) -> None: 
     assert "\x1b" not in shown
 
 
-def test_the_csv_has_a_row_for_each_day(call: InThisProcess, fleet: Database) -> None:  # noqa: F811
+def test_the_csv_has_a_row_for_each_day(call: InThisProcess, fleet: Database) -> None:
     done = call("impact", "--format", "csv", DATABASE_URL=fleet.url)
 
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
@@ -215,7 +215,7 @@ def test_the_csv_has_a_row_for_each_day(call: InThisProcess, fleet: Database) ->
 class TestThePage:
     def test_stands_by_itself_and_has_the_figures(
         self,
-        call: InThisProcess,  # noqa: F811
+        call: InThisProcess,
         fleet: Database,
         tmp_path: Path,
     ) -> None:
@@ -236,7 +236,7 @@ class TestThePage:
 
     def test_takes_the_old_one_s_place_in_one_step_for_everybody_to_read(
         self,
-        call: InThisProcess,  # noqa: F811
+        call: InThisProcess,
         database: Database,
         tmp_path: Path,
     ) -> None:
@@ -250,7 +250,7 @@ class TestThePage:
 
     def test_that_cannot_be_written_is_a_usage_error(
         self,
-        call: InThisProcess,  # noqa: F811
+        call: InThisProcess,
         database: Database,
         tmp_path: Path,
     ) -> None:
@@ -271,7 +271,7 @@ class TestThePage:
     ids=" ".join,
 )
 def test_a_period_or_a_form_that_is_none_is_refused(
-    call: InThisProcess,  # noqa: F811
+    call: InThisProcess,
     database: Database,
     arguments: tuple[str, ...],
 ) -> None:
@@ -291,7 +291,7 @@ def test_it_only_reads(database: Database) -> None:
 
 @pytest.mark.scale
 @pytest.mark.timeout(3600)
-def test_a_million_leads_are_counted(call: InThisProcess, database: Database) -> None:  # noqa: F811
+def test_a_million_leads_are_counted(call: InThisProcess, database: Database) -> None:
     """Measures what the view and the whole report cost; run by `make scale`, on an idle machine."""
     leads = 1_000_000
     load_a_million(database)

@@ -4,8 +4,8 @@ import json
 from datetime import datetime, timedelta
 from typing import Any
 
-from tests.acceptance.test_commands import InThisProcess, call  # noqa: F401 # call is a fixture
 from tests.database import Database, by_lead
+from tests.processes import InThisProcess
 
 
 def mixed(database: Database) -> None:
@@ -25,13 +25,13 @@ def mixed(database: Database) -> None:
     database.run("DELETE FROM ops.cabinet_recovery_outbox WHERE lead_id = 'scouted'")
 
 
-def planned(call: InThisProcess, database: Database, *arguments: str) -> list[dict[str, Any]]:  # noqa: F811
+def planned(call: InThisProcess, database: Database, *arguments: str) -> list[dict[str, Any]]:
     done = call(*arguments, "--dry-run", "--json", DATABASE_URL=database.url)
     assert (done.returncode, done.stderr) == (0, "")
     return list(json.loads(done.stdout))
 
 
-def test_what_a_sweep_is_said_to_do_is_what_it_then_does(call: InThisProcess, database: Database) -> None:  # noqa: F811
+def test_what_a_sweep_is_said_to_do_is_what_it_then_does(call: InThisProcess, database: Database) -> None:
     mixed(database)
     before = database.row_versions()
 
@@ -50,7 +50,7 @@ def test_what_a_sweep_is_said_to_do_is_what_it_then_does(call: InThisProcess, da
     assert planned(call, database, "sweep") == []
 
 
-def test_what_a_reprocessing_is_said_to_do_is_what_it_then_does(call: InThisProcess, database: Database) -> None:  # noqa: F811
+def test_what_a_reprocessing_is_said_to_do_is_what_it_then_does(call: InThisProcess, database: Database) -> None:
     mixed(database)
     names = ["scouted", "early-rival", "manual", "unmatched", "nobody", "moved"]
     before = database.row_versions()
@@ -67,7 +67,7 @@ def test_what_a_reprocessing_is_said_to_do_is_what_it_then_does(call: InThisProc
         )
 
 
-def test_people_are_told_that_nothing_was_written(call: InThisProcess, database: Database) -> None:  # noqa: F811
+def test_people_are_told_that_nothing_was_written(call: InThisProcess, database: Database) -> None:
     mixed(database)
 
     done = call("sweep", "--dry-run", "--limit", "2", DATABASE_URL=database.url)

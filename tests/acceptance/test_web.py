@@ -27,11 +27,10 @@ from db.board import COUNTED, look
 from db.connect import Address
 from db.engine import open_reader
 from db.migrate import migrate
-from tests.acceptance.test_commands import InThisProcess, call, refused  # noqa: F401 # call is a fixture
 from tests.acceptance.test_impact import HOST_S_DEFINITIONS, fleet, load_a_million  # noqa: F401 # a fixture
 from tests.database import Database
 from tests.logins import Login
-from tests.processes import Daemon, eventually, own_server, run_command
+from tests.processes import Daemon, InThisProcess, eventually, own_server, refused, run_command
 from tests.site import IMPACT, Site
 
 
@@ -281,15 +280,15 @@ class TestTheProcess:
             assert "consumer migrate" in site.plain_lines[-1]
             assert len(site.plain_lines) == 1
 
-    def test_is_reached_by_others_only_behind_a_proxy(self, call: InThisProcess) -> None:  # noqa: F811
+    def test_is_reached_by_others_only_behind_a_proxy(self, call: InThisProcess) -> None:
         for host in ("0.0.0.0", "::", "192.0.2.1", "fleet.example.com"):
             assert "--behind-proxy" in refused(call("web", "--host", host, DATABASE_URL="postgresql://x/"), 2)
 
-    def test_says_what_to_install(self, call: InThisProcess, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    def test_says_what_to_install(self, call: InThisProcess, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(web_command, "EXTRA", ("no_such_package_here",))
         assert "pip install 'cabinet-recovery[web]'" in refused(call("web"), 2)
 
-    def test_says_that_somebody_else_has_its_port(self, call: InThisProcess) -> None:  # noqa: F811
+    def test_says_that_somebody_else_has_its_port(self, call: InThisProcess) -> None:
         with socket.create_server(("127.0.0.1", 0)) as other:
             port = str(other.getsockname()[1])
             assert "in use" in refused(call("web", "--port", port, DATABASE_URL="postgresql://127.0.0.1:1/"), 2)

@@ -4,17 +4,17 @@ import json
 
 import pytest
 
-from tests.acceptance.test_commands import InThisProcess, call, refused  # noqa: F401 # call is a fixture
 from tests.database import Database
+from tests.processes import InThisProcess, refused
 
 
-def verdict(call: InThisProcess, database: Database, lead: str) -> str:  # noqa: F811
+def verdict(call: InThisProcess, database: Database, lead: str) -> str:
     done = call("why", lead, DATABASE_URL=database.url)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.strip().splitlines()[-1]
 
 
-def test_the_story_is_told_in_order(call: InThisProcess, database: Database) -> None:  # noqa: F811
+def test_the_story_is_told_in_order(call: InThisProcess, database: Database) -> None:
     person, before = database.person(), database.person()
     database.origin(person, tag="scout_registration", source="scout-7")
     lead = database.lead(matched_to=before)
@@ -36,7 +36,7 @@ def test_the_story_is_told_in_order(call: InThisProcess, database: Database) -> 
 
 
 @pytest.mark.parametrize("forms", ["text", "json"])
-def test_nothing_personal_is_told(call: InThisProcess, database: Database, forms: str) -> None:  # noqa: F811
+def test_nothing_personal_is_told(call: InThisProcess, database: Database, forms: str) -> None:
     person = database.person()
     lead = database.lead(matched_to=person)
     database.run(
@@ -62,7 +62,7 @@ def test_nothing_personal_is_told(call: InThisProcess, database: Database, forms
     assert "Personal" not in done.stdout + done.stderr
 
 
-def test_one_sentence_says_what_is_missing_and_who_can_mend_it(call: InThisProcess, database: Database) -> None:  # noqa: F811
+def test_one_sentence_says_what_is_missing_and_who_can_mend_it(call: InThisProcess, database: Database) -> None:
     held, by_hand = database.person(), database.person()
     database.origin(by_hand, tag="migration", decided_by="manual")
     database.run("ALTER TABLE canon.identity_origin ADD CHECK (origin_source_id <> 'bad')")
@@ -87,7 +87,7 @@ def test_one_sentence_says_what_is_missing_and_who_can_mend_it(call: InThisProce
     assert "consumer parked retry" in verdict(call, database, "bad")
 
 
-def test_a_person_who_is_in_no_registry_is_for_its_keeper_to_add(call: InThisProcess, database: Database) -> None:  # noqa: F811
+def test_a_person_who_is_in_no_registry_is_for_its_keeper_to_add(call: InThisProcess, database: Database) -> None:
     database.without_foreign_keys()
     person = database.person()
     lead = database.lead(matched_to=person)
@@ -96,7 +96,7 @@ def test_a_person_who_is_in_no_registry_is_for_its_keeper_to_add(call: InThisPro
     assert "canon.identity_registry has to add the person" in verdict(call, database, lead)
 
 
-def test_a_lead_that_there_is_not_ends_with_5(call: InThisProcess, database: Database) -> None:  # noqa: F811
+def test_a_lead_that_there_is_not_ends_with_5(call: InThisProcess, database: Database) -> None:
     assert "no lead with this lead_id" in refused(call("why", "nobody\x1b[2J", DATABASE_URL=database.url), 5)
     database.job("early", database.person())
     line = refused(call("why", "early", "--json", DATABASE_URL=database.url), 5)
@@ -104,7 +104,7 @@ def test_a_lead_that_there_is_not_ends_with_5(call: InThisProcess, database: Dat
     refused(call("why", "", DATABASE_URL=database.url), 2)
 
 
-def test_machines_are_told_the_same(call: InThisProcess, database: Database) -> None:  # noqa: F811
+def test_machines_are_told_the_same(call: InThisProcess, database: Database) -> None:
     lead = database.lead(matched_to=(person := database.person()))
     database.sweep()
 
