@@ -152,7 +152,7 @@ def test_uninstall_that_is_not_agreed_to_ends_with_one_line_and_removes_nothing(
     assert database.value("SELECT to_regclass('ops.cabinet_recovery_outbox')") is not None
 
 
-def on_terminal(*arguments: str, url: str, answer: str = "") -> CompletedProcess[str]:
+def on_terminal(*arguments: str, url: str, answer: str = "") -> subprocess.CompletedProcess[str]:
     """A command with what it shows on the terminal that its stderr is, where its question is given an answer."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -175,4 +175,4 @@ def on_terminal(*arguments: str, url: str, answer: str = "") -> CompletedProcess
                     answer = ""
         except OSError:  # Linux tells the end of a terminal as an error
             pass
-    return CompletedProcess(arguments, process.wait(PATIENCE_SECONDS), shown.decode())
+    return subprocess.CompletedProcess(arguments, process.wait(PATIENCE_SECONDS), shown.decode())
