@@ -69,10 +69,11 @@ class Stream:
     def __init__(self, answer: http.client.HTTPResponse) -> None:
         self.answer = answer
 
-    def wait_for(self, text: str) -> float:
-        """Read until a line has the text; how many seconds that took."""
-        started = time.monotonic()
+    def wait_for(self, *texts: str) -> float:
+        """Read until lines had each of the texts, in whatever order; how many seconds that took."""
+        started, missing = time.monotonic(), set(texts)
         for line in iter(self.answer.readline, b""):
-            if text in line.decode():
+            missing -= {text for text in missing if text in line.decode()}
+            if not missing:
                 return time.monotonic() - started
-        raise AssertionError(f"the stream ended without {text!r}")
+        raise AssertionError(f"the stream ended without {missing}")
