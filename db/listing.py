@@ -70,14 +70,10 @@ LIST_PENDING: LiteralString = _PACKED + _PENDING + _BY_DEADLINE + "LIMIT %(limit
 
 # For LIST_ALL in the same transaction. The lock is the transaction's, not the session's: behind a pooler, a session
 # is not ours to hold anything in. The number is any that nobody else uses.
-#
-# With the usual limits the planner would decide about each lead first, and only then leave out those with events.
 LOOK_ALONE: LiteralString = """
-SELECT
-    set_config('cabinet_recovery.looks_alone', pg_try_advisory_xact_lock(7214614115)::text, true)::boolean AS is_alone,
-    set_config('join_collapse_limit', '20', true),
-    set_config('from_collapse_limit', '20', true),
-    set_config('geqo', 'off', true)
+SELECT set_config(
+    'cabinet_recovery.looks_alone', pg_try_advisory_xact_lock(7214614115)::text, true
+)::boolean AS is_alone
 """
 
 _DUE: LiteralString = "(" + _PENDING + " UNION ALL " + _WITHOUT_EVENT + ") AS due"

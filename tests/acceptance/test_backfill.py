@@ -289,7 +289,7 @@ def test_beside_a_backfill_that_is_held_back_matches_are_recovered_as_soon_as_wi
     database.lead("first", matched_to=database.person())
 
     with Daemon(database.url, **QUIET) as daemon:
-        daemon.wait_for("sweep.finished", what="everything")
+        daemon.wait_for("service.ready")  # it has looked at all leads
         load_unseen(database, leads)
         alone = latencies(database.owner_url, before, rate=20)
         with sweeping(database.url, "--limit", str(leads), "--max-rate", str(per_second)) as backfill:
