@@ -88,6 +88,9 @@ def demo(*, keep: bool) -> None:
     stage = ExitStack()
     try:
         _perform(stage, signals, started, keep=keep)
+    except Exception:
+        signals.insist()
+        raise
     finally:
         with signals.held():
             stage.close()
@@ -113,6 +116,11 @@ class Signals:
             self._holding = False
             if self._received is not earlier:
                 self._raise()
+
+    def insist(self) -> None:
+        """Raise for the signal again: a query that it interrupted may have ended as an error of the connection's."""
+        if self._received is not None:
+            self._raise()
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self._received is None:
