@@ -85,12 +85,19 @@ def demo(*, keep: bool) -> None:
     started = time.monotonic()
     _forget_other_databases()
     signals = Signals()
-    stage = ExitStack()
     try:
-        _perform(stage, signals, started, keep=keep)
+        with _clearing_up(signals) as stage:
+            _perform(stage, signals, started, keep=keep)
     except Exception:
         signals.insist()
         raise
+
+
+@contextmanager
+def _clearing_up(signals: "Signals") -> Iterator[ExitStack]:
+    stage = ExitStack()
+    try:
+        yield stage
     finally:
         with signals.held():
             stage.close()
@@ -118,7 +125,7 @@ class Signals:
                 self._raise()
 
     def insist(self) -> None:
-        """Raise for the signal again: a query that it interrupted may have ended as an error of the connection's."""
+        """Raise for the signal again: a query that it interrupted leaves a connection that fails when it is closed."""
         if self._received is not None:
             self._raise()
 
