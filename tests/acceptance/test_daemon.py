@@ -256,7 +256,7 @@ class TestNotifications:
         database.run("UPDATE ops.cabinet_recovery_settings SET notify_mode = 'off'")
 
         with Daemon(database.url, **QUIET) as daemon:
-            daemon.wait_for("listener.listening")
+            daemon.wait_for("service.ready")  # it has looked at all leads
             for _ in range(3):
                 lead = database.lead(matched_to=database.person())
                 for _ in range(20):
