@@ -127,6 +127,13 @@ decided AS MATERIALIZED (
     WHERE lead_id = ANY(ARRAY(SELECT lead_id FROM claimed))
         AND (is_due OR (lead_id IN (SELECT lead_id FROM claimed WHERE by_state)) IS NOT TRUE)
 ),
+seen AS MATERIALIZED (
+    SELECT xmin::text AS version FROM ops.cabinet_lead_recovery_audit
+    WHERE lead_id = ANY(ARRAY(SELECT lead_id FROM claimed))
+    UNION
+    SELECT xmin::text FROM ops.cabinet_recovery_exception
+    WHERE lead_id = ANY(ARRAY(SELECT lead_id FROM claimed))
+),
 linked AS (
     INSERT INTO canon.identity_links AS link (
         person_key, source_table, source_pk, snapshot_date, match_rule, match_score, confidence_level, evidence,
@@ -274,10 +281,7 @@ audited AS (
         recovered_by = EXCLUDED.recovered_by,
         recovery_method = EXCLUDED.recovery_method,
         updated_at = EXCLUDED.updated_at
-    WHERE audit.xmin::text = ANY(ARRAY(
-        SELECT xmin::text FROM ops.cabinet_lead_recovery_audit
-        WHERE lead_id = ANY(ARRAY(SELECT lead_id FROM claimed))
-    ))
+    WHERE audit.xmin::text = ANY(ARRAY(SELECT version FROM seen))
     -- A row that this statement made has no xmax.
     RETURNING audit.lead_id::text AS lead_id, audit.xmax = 0 AS is_new
 ),
@@ -299,10 +303,7 @@ excepted AS (
         first_seen_at = CASE WHEN exception.resolved_at IS NULL THEN exception.first_seen_at ELSE now() END,
         last_seen_at = now(),
         resolved_at = NULL
-    WHERE exception.xmin::text = ANY(ARRAY(
-        SELECT xmin::text FROM ops.cabinet_recovery_exception
-        WHERE lead_id = ANY(ARRAY(SELECT lead_id FROM claimed))
-    ))
+    WHERE exception.xmin::text = ANY(ARRAY(SELECT version FROM seen))
     RETURNING exception.lead_id
 ),
 concluded AS MATERIALIZED (
@@ -327,10 +328,7 @@ cleared AS (
         AND lead_id = ANY(ARRAY(
             SELECT lead_id FROM concluded WHERE outcome IN ('recovered', 'unchanged') AND NOT match_waits
         ))
-        AND xmin::text = ANY(ARRAY(
-            SELECT xmin::text FROM ops.cabinet_recovery_exception
-            WHERE lead_id = ANY(ARRAY(SELECT lead_id FROM claimed))
-        ))
+        AND xmin::text = ANY(ARRAY(SELECT version FROM seen))
 ),
 settled AS (
     DELETE FROM ops.cabinet_recovery_outbox

@@ -158,9 +158,6 @@ class Database:
     def exception_of(self, lead_id: str) -> dict[str, Any] | None:
         return self._row("SELECT * FROM ops.cabinet_recovery_exception WHERE lead_id = %s", lead_id)
 
-    def decision_of(self, lead_id: str) -> dict[str, Any] | None:
-        return self._row("SELECT * FROM ops.v_cabinet_recovery_decision WHERE lead_id = %s", lead_id)
-
     def impact_of(self, lead_id: str) -> dict[str, Any]:
         row = self._row("SELECT * FROM ops.v_cabinet_identity_recovery_impact_14d WHERE lead_id = %s", lead_id)
         assert row is not None

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from consumer.commands.options import Json, load_settings, require_lead_ids
-from consumer.errors import ExitCode
+from consumer.errors import ExitCode, leave
 
 # Heavy imports stand inside the commands: --help is to answer at once.
 # ruff: noqa: PLC0415
@@ -47,8 +47,7 @@ def show(
     with open_engine(load_settings().database, "parked") as engine:
         found = reports.read_parked(engine, lead_id)
     if found is None:
-        typer.echo(f"consumer: {shortened(lead_id)} is not parked; see `consumer parked list`", err=True)
-        raise typer.Exit(ExitCode.LEADS)
+        leave(f"{shortened(lead_id)} is not parked; see `consumer parked list`", ExitCode.LEADS)
     if as_json:
         print(json.dumps(found, default=str))
     else:

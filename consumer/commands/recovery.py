@@ -2,13 +2,17 @@
 
 import json
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Never
 
 import typer
 
 from consumer.commands.options import Json, load_settings, require_lead_ids
 from consumer.commands.rehearsal import DryRun, rehearse_reprocess, rehearse_sweep
 from consumer.errors import ExitCode, leave
+
+if TYPE_CHECKING:
+    from consumer.handlers.outcome import Summary
+    from consumer.interruption import Interruption
 
 # Heavy imports stand inside the commands: --help is to answer at once.
 # ruff: noqa: PLC0415
@@ -56,12 +60,17 @@ def sweep(  # noqa: PLR0913, PLR0917 # a parameter for each option
         print(json.dumps(result))
     else:
         show_summary(result)
+    _end(summary, interruption)
+
+
+def _end(summary: "Summary", interruption: "Interruption") -> Never:
+    """Say on stderr what was left undone, and end with the exit status that tells it."""
     if interruption.number is not None:
         leave(f"stopped by {interruption.number.name}; the next sweep goes on from here", interruption.exit_code)
+    status = ExitCode.LEADS if summary.errors else ExitCode.DONE
     if summary.busy:
-        told = f"consumer: leads locked by others: {summary.busy}; they stay pending, and the next sweep has them"
-        print(told, file=sys.stderr)
-    raise typer.Exit(ExitCode.LEADS if result["errors"] else ExitCode.DONE)
+        leave(f"leads locked by others: {summary.busy}; they stay pending, and the next sweep has them", status)
+    raise typer.Exit(status)
 
 
 def reprocess(
