@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -107,18 +108,26 @@ class TestTheConnections:
         with Daemon(database.url, **QUIET) as daemon:
             daemon.wait_for_leads(matched_one_by_one(database, "some", 3))
             daemon.wait_for("listener.proved")
-            states = eventually(lambda: self._states_if_idle(database))
+            daemon.wait_for("service.ready")
+            eventually(lambda: not self._looks(database))
+            names = eventually(lambda: self._names_if_idle(database))
             assert daemon.stop() == 0
 
-        assert sorted(states) == [f"cabinet-recovery {role}" for role in ("listener", "prober", "sweeper", "worker")]
+        assert sorted(names) == [f"cabinet-recovery {role}" for role in ("listener", "prober", "sweeper", "worker")]
 
-    def _states_if_idle(self, database: Database) -> list[str]:
-        rows = database.run(
+    def _names_if_idle(self, database: Database) -> list[str]:
+        rows = self._sessions(database)
+        idle = all(row["state"] == "idle" and row["backend_xmin"] is None for row in rows)
+        return [row["application_name"] for row in rows] if idle else []
+
+    def _looks(self, database: Database) -> bool:
+        return any(row["application_name"] == "cabinet-recovery look" for row in self._sessions(database))
+
+    def _sessions(self, database: Database) -> list[dict[str, Any]]:
+        return database.run(
             "SELECT application_name, state, backend_xmin FROM pg_stat_activity "
             "WHERE application_name LIKE 'cabinet-recovery%%' AND datname = current_database()"
         )
-        idle = all(row["state"] == "idle" and row["backend_xmin"] is None for row in rows)
-        return [row["application_name"] for row in rows] if idle else []
 
     @pytest.mark.parametrize("role", ["listener", "worker", "sweeper", "prober"])
     def test_that_are_ended_while_idle_are_made_anew_before_they_are_needed(
