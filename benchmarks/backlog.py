@@ -40,42 +40,29 @@ def measure(databases: Databases, *, short: bool) -> Iterator[Figure]:
     leads = 20_000 if short else 100_000
     with databases.fresh() as backlog:
         load(backlog, leads)
-        ceiling = _plain_rate(databases, backlog, leads)
-        one = _drained(databases, backlog)
-        yield _beside_plain(f"backlog of {leads:,}, one consumer", one.rate, ceiling)
-        by_state = _drained(databases, backlog, has_events=False)
-        yield _beside_plain("the same, by state alone", by_state.rate, ceiling)
+        ceiling = plain_rate(databases, backlog, leads)
+        one = drained(databases, backlog)
+        yield beside_plain(f"backlog of {leads:,}, one consumer", one.rate, ceiling)
+        by_state = drained(databases, backlog, has_events=False)
+        yield beside_plain("the same, by state alone", by_state.rate, ceiling)
         if short:
             return
-        pair = _drained(databases, backlog, consumers=2, has_events=False)
-        yield _beside_one("by state, two consumers", pair, by_state, least=1.3)
-        yield _beside_one("the same, two consumers", _drained(databases, backlog, consumers=2), one, least=1.3)
-        pinned = _drained(databases, backlog, with_old_snapshot=True)
-        yield _beside_one("the same, an old snapshot open", pinned, one, least=0.85)
-    with databases.fresh() as backlog:
-        load(backlog, leads // 10)
-        yield Figure(f"backlog of {leads // 10:,}", _drained(databases, backlog).rate, "leads/s")
-    with databases.fresh() as backlog:
-        load(backlog, 10 * leads)
-        ceiling_of_many = _plain_rate(databases, backlog, 10 * leads)
-        many = _drained(databases, backlog)
-    yield _beside_plain(f"backlog of {10 * leads:,}", many.rate, ceiling_of_many)
-    yield _beside_one(f"backlog of {10 * leads:,}, of {leads:,}", many, one, least=0.85)
-    beside = f"plain statements {ceiling_of_many:,.0f}/s of {ceiling:,.0f}/s"
-    yield Figure("the same by plain statements", ceiling_of_many, "leads/s", beside, ceiling_of_many / ceiling)
-    grown = many.memory_mb - one.memory_mb
-    yield Figure("memory, ten times the backlog", many.memory_mb, "MB", f"{one.memory_mb:.0f} MB", grown, most=50)
+        pair = drained(databases, backlog, consumers=2, has_events=False)
+        yield beside_one("by state, two consumers", pair, by_state, least=1.3)
+        yield beside_one("the same, two consumers", drained(databases, backlog, consumers=2), one, least=1.3)
+        pinned = drained(databases, backlog, with_old_snapshot=True)
+        yield beside_one("the same, an old snapshot open", pinned, one, least=0.85)
 
 
-def _beside_plain(name: str, rate: float, ceiling: float) -> Figure:
+def beside_plain(name: str, rate: float, ceiling: float) -> Figure:
     return Figure(name, rate, "leads/s", f"plain statements {ceiling:,.0f}/s", rate / ceiling, least=0.45)
 
 
-def _beside_one(name: str, drain: Drain, one: Drain, least: float) -> Figure:
+def beside_one(name: str, drain: Drain, one: Drain, least: float) -> Figure:
     return Figure(name, drain.rate, "leads/s", f"one {one.rate:,.0f}/s", drain.rate / one.rate, least)
 
 
-def _plain_rate(databases: Databases, backlog: Database, leads: int) -> float:
+def plain_rate(databases: Databases, backlog: Database, leads: int) -> float:
     with databases.copy(backlog) as database:
         database.run("ALTER TABLE canon.identity_links DISABLE TRIGGER USER")  # the ceiling pays for none of ours
         started = time.perf_counter()
@@ -83,7 +70,7 @@ def _plain_rate(databases: Databases, backlog: Database, leads: int) -> float:
         return leads / (time.perf_counter() - started)
 
 
-def _drained(
+def drained(
     databases: Databases,
     backlog: Database,
     consumers: int = 1,
