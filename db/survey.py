@@ -18,7 +18,8 @@ SELECT
 # Counts stop at 1,000, of pending leads in the order of their ids, so that the key's order ends the look: how many
 # more there are does not matter. windows_closing looks at what was matched and is ours to recover: what has no event
 # waits in the exception table, where the order, of the index of what is undone, keeps the planner from looking at all
-# leads that are skipped. The left joins of the identity view fall away, for nothing of theirs is asked for.
+# leads that are skipped, even in a plan that was made while there was none. In it the parked, who have all failed,
+# come first. The left joins of the identity view fall away, for nothing of theirs is asked for.
 SURVEY: LiteralString = """
 WITH pending AS MATERIALIZED (
     SELECT lead_id, requested_at
@@ -28,16 +29,10 @@ WITH pending AS MATERIALIZED (
     LIMIT 1000
 ),
 unresolved AS MATERIALIZED (
-    SELECT lead_id
+    SELECT lead_id, parked_at
     FROM ops.cabinet_recovery_exception
     WHERE resolved_at IS NULL AND outcome IN ('failed', 'unknown_person')
     ORDER BY parked_at, lead_id
-    LIMIT 1000
-),
-parked AS (
-    SELECT lead_id
-    FROM ops.cabinet_recovery_exception
-    WHERE resolved_at IS NULL AND parked_at IS NOT NULL
     LIMIT 1000
 ),
 closing AS (
@@ -51,7 +46,7 @@ SELECT
     (SELECT count(*) FROM pending)::float8 AS pending_leads,
     (SELECT COALESCE(EXTRACT(EPOCH FROM clock_timestamp() - min(requested_at)), 0) FROM pending)::float8
         AS oldest_pending_seconds,
-    (SELECT count(*) FROM parked)::float8 AS parked_leads,
+    (SELECT count(parked_at) FROM unresolved)::float8 AS parked_leads,
     (SELECT count(*) FROM closing)::float8 AS windows_closing_leads,
     (
         SELECT count(*) = 4

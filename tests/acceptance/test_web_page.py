@@ -117,11 +117,15 @@ def test_it_speaks_the_browser_s_language(browser: Browser, site: Site) -> None:
         expect(page.locator("#funnel")).to_contain_text("Recuperado tarde")
 
 
-def test_it_fits_a_phone_and_the_dark(browser: Browser, site: Site) -> None:
-    for page in opened(browser, site, viewport={"width": 360, "height": 740}, color_scheme="dark"):
+@pytest.mark.parametrize("locale", ["en-GB", "es-PE"])
+def test_it_fits_a_phone_and_the_dark(browser: Browser, site: Site, locale: str) -> None:
+    for page in opened(browser, site, viewport={"width": 375, "height": 740}, color_scheme="dark", locale=locale):
+        page.locator("summary").click()
+        too_wide = "[...document.querySelectorAll('.scroll')].filter(box => box.scrollWidth > box.clientWidth).length"
+        assert page.evaluate(too_wide) == 0
         for path in ("", "lead?id=in-time"):
             page.goto(site.address + path)
-            assert page.evaluate("document.documentElement.scrollWidth") == 360
+            assert page.evaluate("document.documentElement.scrollWidth") == 375
             colours = page.evaluate(
                 "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
             )

@@ -65,18 +65,28 @@ def test_each_table_that_grows_is_looked_up_by_a_key(
 @pytest.mark.parametrize("prepare", [never_analysed, analysed_while_empty, analysed_in_the_middle_of_a_backlog])
 def test_the_survey_looks_at_no_lead_that_is_skipped(database: Database, prepare: Callable[[Database], None]) -> None:
     prepare(database)
+    # A daemon plans it once: before the leads were skipped, or after.
+    database.connection.execute(("PREPARE kept AS " + SURVEY).encode())
+    survey_plan(database, "EXECUTE kept")
     database.run(
         "INSERT INTO ops.cabinet_recovery_exception (lead_id, outcome) "
         "SELECT 'skipped-' || n, 'origin_manual' FROM generate_series(1, 5000) AS n"
     )
-    with database.connection.transaction(force_rollback=True):
-        database.connection.execute(SET_UP_SURVEY, {"statement_timeout_ms": 10_000})
-        (row,) = database.connection.execute("EXPLAIN (ANALYZE, FORMAT json) " + SURVEY).fetchall()
-    (explained,) = row.values()
-    looks = [node for node in nodes(explained[0]["Plan"]) if node.get("Relation Name") == "cabinet_recovery_exception"]
 
-    assert {"ix_cabinet_recovery_exception_undone"} <= {node.get("Index Name") for node in looks}
-    assert sum(node.get("Rows Removed by Filter", 0) * node["Actual Loops"] for node in looks) == 0
+    for statement in ("EXECUTE kept", SURVEY):
+        found = nodes(survey_plan(database, statement))
+        looks = [node for node in found if node.get("Relation Name") == "cabinet_recovery_exception"]
+
+        assert {"ix_cabinet_recovery_exception_undone"} <= {node.get("Index Name") for node in looks}
+        assert sum(node.get("Rows Removed by Filter", 0) * node["Actual Loops"] for node in looks) == 0
+
+
+def survey_plan(database: Database, statement: str) -> dict[str, Any]:
+    with database.connection.transaction():
+        database.connection.execute(SET_UP_SURVEY, {"statement_timeout_ms": 10_000})
+        (row,) = database.connection.execute(f"EXPLAIN (ANALYZE, FORMAT json) {statement}".encode()).fetchall()
+    found: dict[str, Any] = next(iter(row.values()))[0]["Plan"]
+    return found
 
 
 def plan(database: Database, statement: str) -> dict[str, Any]:

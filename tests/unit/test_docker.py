@@ -32,6 +32,12 @@ def test_the_engine_waits_longer_than_the_daemon_does() -> None:
     assert int(seconds) > DEFAULTS["CABINET_RECOVERY_SHUTDOWN_GRACE_SECONDS"]
 
 
+def test_a_signal_ends_whatever_it_is_still_starting() -> None:
+    services = yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"].values()
+
+    assert {one["init"] for one in services if one["image"] == "cabinet-recovery"} == {True}
+
+
 def test_the_page_reads_as_the_reader_and_is_reached_from_its_host_alone() -> None:
     services = yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"]
     page = services["web"]
