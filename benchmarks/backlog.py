@@ -54,8 +54,8 @@ def measure(databases: Databases, *, short: bool) -> Iterator[Figure]:
         yield beside_one("the same, an old snapshot open", pinned, one, least=0.85)
 
 
-def beside_plain(name: str, rate: float, ceiling: float) -> Figure:
-    return Figure(name, rate, "leads/s", f"plain statements {ceiling:,.0f}/s", rate / ceiling, least=0.45)
+def beside_plain(name: str, rate: float, ceiling: float, least: float | None = 0.45) -> Figure:
+    return Figure(name, rate, "leads/s", f"plain statements {ceiling:,.0f}/s", rate / ceiling, least)
 
 
 def beside_one(name: str, drain: Drain, one: Drain, least: float) -> Figure:
