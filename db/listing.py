@@ -8,15 +8,18 @@ from typing import LiteralString
 
 CHUNK = 500
 
-# A list may have to look at everything: hashing and merging are allowed, but compiling costs more than it saves. Not to
-# read tables from end to end costs a fifth more on large ones; a plan that does so for each lead, made while a table
-# was empty, would take minutes as soon as another sweep fills it.
+# A list may have to look at everything: hashing is allowed, but compiling costs more than it saves. Not to read tables
+# from end to end costs a fifth more on large ones; a plan that does so for each lead, made while a table was empty,
+# would take minutes as soon as another sweep fills it. So would one that merges: to look at the lead that holds a
+# person's origin, it goes through all leads before that one.
 SET_UP_LISTING: LiteralString = """
 SELECT
     set_config('statement_timeout', %(statement_timeout_ms)s::text, true),
     -- Over before anybody's deadlock_timeout: should our locks cross with somebody's, it is we who give way.
     set_config('lock_timeout', '500ms', true),
     set_config('enable_seqscan', 'off', true),
+    set_config('enable_mergejoin', 'off', true),
+    set_config('enable_material', 'off', true),
     set_config('jit', 'off', true),
     set_config('plan_cache_mode', 'force_custom_plan', true)
 """
@@ -24,12 +27,7 @@ SELECT
 # For a list over leads that are named or numbered: whatever the statistics say, each is looked up by its keys. Where a
 # table was empty when it was last looked at, all of it was gone through for each lead: 6,000 leads that one person's
 # origin kept waiting took more than a minute.
-SET_UP_BY_KEY: LiteralString = """
-SELECT
-    set_config('enable_hashjoin', 'off', true),
-    set_config('enable_mergejoin', 'off', true),
-    set_config('enable_material', 'off', true)
-"""
+SET_UP_BY_KEY: LiteralString = "SELECT set_config('enable_hashjoin', 'off', true)"
 
 # Open windows first, the one that closes soonest leading; then expired ones, newest first; no date last.
 _BY_DEADLINE: LiteralString = """
