@@ -1,13 +1,11 @@
-"""How cost grows with the number of leads: the drain of a backlog of so many, and what is looked at once they stand."""
+"""What it costs to look at so many leads that all stand: for what is due, at all of them, and at the impact."""
 
 import asyncio
 import statistics
 import time
 from collections.abc import Awaitable, Callable, Iterator
 
-from benchmarks.backlog import Drain, beside_one, beside_plain, plain_rate
 from benchmarks.figure import Figure
-from benchmarks.server import Databases
 from consumer.connection import open_handler
 from consumer.handlers.recover import Handler
 from consumer.reports.impact import read_impact
@@ -15,38 +13,14 @@ from consumer.settings import Settings
 from consumer.sweeper import list_all, list_due
 from db import listing
 from db.engine import open_engine
-from tests.acceptance.test_backfill import load
 from tests.database import Database
 
 SLICE = Settings.reconcile_slice
 BY_BUCKET = "SELECT impact_bucket, count(*) FROM ops.v_cabinet_identity_recovery_impact_14d GROUP BY 1"
 
 
-def measure(databases: Databases, *, short: bool) -> Iterator[Figure]:
-    smaller: Drain | None = None
-    for leads in (10_000,) if short else (10_000, 100_000, 1_000_000):
-        with databases.fresh() as backlog:
-            load(backlog, leads)
-            ceiling = plain_rate(databases, backlog, leads)
-            with databases.copy(backlog) as database:
-                drain = Drain(database)
-                # Of a small backlog, the start of the program is the greater part.
-                least = 0.45 if leads >= 100_000 else None
-                yield beside_plain(f"backlog of {leads:,}", drain.rate, ceiling, least)
-                if smaller and leads == 1_000_000:
-                    yield from _beside_smaller(drain, smaller)
-                database.run("VACUUM ANALYZE")
-                yield from _looks(database, leads)
-        smaller = drain
-
-
-def _beside_smaller(drain: Drain, smaller: Drain) -> Iterator[Figure]:
-    yield beside_one(f"{drain.leads:,}, beside {smaller.leads:,}", drain, smaller, least=0.85)
-    grown = drain.memory_mb - smaller.memory_mb
-    yield Figure("its memory", drain.memory_mb, "MB", f"{smaller.memory_mb:.0f} MB", grown, most=50)
-
-
-def _looks(database: Database, leads: int) -> Iterator[Figure]:
+def measure(database: Database, leads: int) -> Iterator[Figure]:
+    database.run("VACUUM ANALYZE")
     due = asyncio.run(_milliseconds(database, lambda handler: list_due(handler, listing.LIST_PENDING, limit=100_000)))
     yield Figure(f"due check, {leads:,} recovered", due, "ms", held=due, most=5)
     middle = {"after": leads // 2, "slice_end": leads // 2 + SLICE}
