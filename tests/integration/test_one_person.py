@@ -40,7 +40,7 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-@pytest.mark.parametrize("leads", [6_000, pytest.param(MANY, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("leads", [6_000, pytest.param(MANY, marks=pytest.mark.scale)])
 def test_of_one_person_s_leads_one_has_the_origin_and_a_sweep_of_the_others_is_soon_over(
     database: Database, leads: int
 ) -> None:
