@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 import sqlalchemy as sa
 
 from db.connect import Address, ReadOnlyServer, refusal, require_revision, require_writable
+from db.moments import read_every_moment
 
 VERSION = sa.text("SELECT version_num FROM ops.cabinet_recovery_alembic_version")
 
@@ -16,10 +18,7 @@ def open_engine(address: Address, role: str) -> Iterator[sa.Engine]:
     """An engine on a database that has our schema; raises db.connect.DatabaseError where that cannot be."""
 
     def connect() -> psycopg.Connection:
-        try:
-            connection = psycopg.connect(**address.parameters(role))  # type: ignore[arg-type] # libpq's keywords
-        except psycopg.OperationalError as error:
-            raise refusal(error, address) from error
+        connection = _connect(address, role)
         try:
             require_writable(connection.pgconn.parameter_status(b"in_hot_standby"), address)
         except ReadOnlyServer:
@@ -44,11 +43,8 @@ def open_reader(address: Address, role: str, connections: int) -> Iterator[sa.En
     """
 
     def connect() -> psycopg.Connection:
-        try:
-            # Which prepared statements a session has, a pooler in between does not know.
-            return psycopg.connect(**address.parameters(role), prepare_threshold=None)  # type: ignore[arg-type] # libpq's keywords
-        except psycopg.OperationalError as error:
-            raise refusal(error, address) from error
+        # Which prepared statements a session has, a pooler in between does not know.
+        return _connect(address, role, prepare_threshold=None)
 
     engine = sa.create_engine(
         "postgresql+psycopg://", creator=connect, pool_size=connections, max_overflow=0, pool_timeout=5
@@ -57,6 +53,16 @@ def open_reader(address: Address, role: str, connections: int) -> Iterator[sa.En
         yield engine
     finally:
         engine.dispose()
+
+
+def _connect(address: Address, role: str, **more: Any) -> psycopg.Connection:
+    try:
+        connection = psycopg.connect(**address.parameters(role), autocommit=True, **more)  # type: ignore[arg-type] # libpq's keywords
+    except psycopg.OperationalError as error:
+        raise refusal(error, address) from error
+    read_every_moment(connection)
+    connection.autocommit = False
+    return connection
 
 
 def _require_schema(connection: sa.Connection) -> None:

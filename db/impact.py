@@ -75,7 +75,10 @@ TIME = sa.text(f"""
     WITH recovered AS MATERIALIZED (
         SELECT
             lead_date,
-            EXTRACT(EPOCH FROM first_recovered_at - lead_created_at)::float8 AS from_lead,
+            -- An infinite one, which PostgreSQL subtracts from version 17 on, is no time that it took.
+            CASE
+                WHEN isfinite(lead_created_at) THEN EXTRACT(EPOCH FROM first_recovered_at - lead_created_at)::float8
+            END AS from_lead,
             EXTRACT(EPOCH FROM first_recovered_at - matched_at)::float8 AS from_match
         FROM ops.v_cabinet_recovery_audit
         WHERE {_WITHIN}

@@ -11,6 +11,7 @@ from psycopg.rows import dict_row
 
 from consumer.settings import Settings
 from db import checks, connect
+from db.moments import read_every_moment
 
 State = Literal["ok", "warn", "fail", "skipped"]
 LOOK_SECONDS, QUICK_SECONDS = 30, 5
@@ -53,9 +54,11 @@ Check = Callable[[Patient], Finding]
 def open_connection(address: connect.Address) -> psycopg.Connection[Row]:
     """Connect, in autocommit; raises db.connect.DatabaseError."""
     try:
-        return psycopg.connect(**address.parameters("doctor"), autocommit=True, row_factory=dict_row)  # type: ignore[arg-type] # libpq's keywords
+        connection = psycopg.connect(**address.parameters("doctor"), autocommit=True, row_factory=dict_row)  # type: ignore[arg-type] # libpq's keywords
     except psycopg.OperationalError as error:
         raise connect.refusal(error, address) from error
+    read_every_moment(connection)
+    return connection
 
 
 def needed_rights() -> str:

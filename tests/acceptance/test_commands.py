@@ -125,6 +125,21 @@ def test_a_reader_who_leaves_early_is_no_error(database: Database, command: tupl
         assert process.returncode in (0, 141)
 
 
+@pytest.mark.parametrize("style", ["SQL,DMY", "German"])
+@pytest.mark.parametrize("command", ["why", "impact", "doctor"])
+def test_the_server_s_date_style_does_not_matter(
+    call: InThisProcess, database: Database, command: str, style: str
+) -> None:
+    lead = database.lead(matched_to=database.person())
+    database.sweep()
+
+    done = call(
+        command, *([lead] if command == "why" else []), DATABASE_URL=f"{database.url} options='-c datestyle={style}'"
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_progress_is_shown_on_a_terminal_and_only_there(database: Database) -> None:
     database.lead(matched_to=database.person())
 

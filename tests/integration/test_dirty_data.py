@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 import pytest
 
 from consumer.handlers.outcome import Outcome
+from consumer.reports.impact import read_impact
+from consumer.reports.story import read_story
 from db.engine import open_engine
 from db.reports import list_parked, read_status
 from tests.database import Database, by_lead
@@ -41,6 +43,8 @@ class TestADate:
         )
         with open_engine(database.settings().database, "test") as engine:
             assert sum(read_status(engine).impact_buckets.values()) == 2
+            assert read_impact(engine).totals.total_leads == 2
+            assert read_story(engine, lead).state == "no_claim"
         assert database.sweep().outcomes.total() == 0
 
     @pytest.mark.parametrize(
