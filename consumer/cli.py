@@ -82,6 +82,9 @@ app.command(rich_help_panel=SET_UP, epilog="Example: consumer uninstall --yes")(
 
 def main() -> None:
     """Run the command line; every failure ends as one line on stderr and a documented exit status."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed, as by 2>&-
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 # until the end
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # an id may hold what the terminal cannot show

@@ -1,5 +1,6 @@
 """How the program ends, and what it says then."""
 
+import os
 import signal
 import sys
 import traceback
@@ -44,17 +45,25 @@ def tell(error: Exception) -> ExitCode:
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     status = exit_code_of(error)
-    if status == ExitCode.UNEXPECTED and not isinstance(error, OSError):
-        # A defect of ours: whoever mends it needs to know where.
-        traceback.print_exception(error)
-    sys.stderr.write(f"consumer: {one_line(error)}\n")
+    # Of a defect of ours whoever mends it needs to know where.
+    is_defect = status == ExitCode.UNEXPECTED and not isinstance(error, OSError)
+    trace = "".join(traceback.format_exception(error)) if is_defect else ""
+    _say(f"{trace}consumer: {one_line(error)}\n")
     return status
 
 
 def leave(text: str, status: ExitCode) -> Never:
     """End the program, with a line on stderr."""
-    sys.stderr.write(f"consumer: {text}\n")
+    _say(f"consumer: {text}\n")
     raise SystemExit(status)
+
+
+def _say(text: str) -> None:
+    try:
+        sys.stderr.write(text)
+    except OSError:
+        # Nobody hears it; but left in the buffer, it would make Python end with a status of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def exit_code_of(error: BaseException) -> ExitCode:

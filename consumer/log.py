@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -16,6 +17,18 @@ log = structlog.get_logger(__name__)
 PRIORITIES = {"debug": 7, "warning": 4, "error": 3, "exception": 3, "critical": 2}
 # Without the variables' values, as plain_traceback: a password may be among them.
 TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+
+
+class _Stderr:
+    """Where the log goes. What stderr does not take, its disk full or its reader gone, is lost: the work goes on."""
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            sys.stderr.flush()
 
 
 def configure(settings: Settings) -> None:
@@ -36,7 +49,7 @@ def configure(settings: Settings) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *renderers,
         ],
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=_Stderr()),  # type: ignore[arg-type] # all that it uses
         cache_logger_on_first_use=False,
     )
     _set_level(settings.log_level)

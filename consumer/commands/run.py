@@ -1,7 +1,6 @@
 """`consumer run`: the daemon."""
 
 import os
-import sys
 
 from consumer.commands.options import load_settings
 from consumer.errors import ExitCode, tell
@@ -28,5 +27,4 @@ def run() -> None:
     except Exception as error:  # noqa: BLE001 # as in cli.main, which it does not reach
         status = tell(error)
     # Neither asyncio.run nor a return: both wait for a name that is still being resolved, however long that takes.
-    sys.stderr.flush()
     os._exit(status)

@@ -1,7 +1,6 @@
 """`consumer web`: the live page and the JSON API."""
 
 import os
-import sys
 from importlib.util import find_spec
 from typing import Annotated
 
@@ -48,5 +47,4 @@ def web(
     with closing(asyncio.new_event_loop()) as loop:
         loop.run_until_complete(serve(load_settings(), door))
     # Not a return: a question to a server that is away would be waited for.
-    sys.stderr.flush()
     os._exit(ExitCode.DONE)

@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
 from contextlib import closing
@@ -123,6 +124,21 @@ def test_a_reader_who_leaves_early_is_no_error(database: Database, command: tupl
 
         assert process.stderr.read() == ""
         assert process.returncode in (0, 141)
+
+
+@pytest.mark.parametrize("stream", ["<&-", ">&-", "2>&-", "2>/dev/full"])
+def test_a_stream_that_is_not_there_is_no_error(database: Database, stream: str) -> None:
+    command = f"{shlex.quote(sys.executable)} -m consumer sweep {stream}"
+
+    done = subprocess.run(command, shell=True, check=False, capture_output=True, env=environment(database.url))
+
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_the_status_is_told_where_nothing_can_be_said() -> None:
+    command = f"{shlex.quote(sys.executable)} -m consumer status 2>/dev/full"
+
+    assert subprocess.run(command, shell=True, check=False, env=environment(None)).returncode == 2
 
 
 @pytest.mark.parametrize("style", ["SQL,DMY", "German"])

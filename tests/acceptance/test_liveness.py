@@ -341,6 +341,39 @@ def test_in_the_journal_each_line_has_its_priority() -> None:
             daemon.wait(PATIENCE_SECONDS)
 
 
+class TestALogThatNobodyTakes:
+    """Its disk is full, or who read it is gone: leads are recovered all the same."""
+
+    @staticmethod
+    def go_on(database: Database, stderr: int, after: Callable[[], None] = lambda: None) -> int:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "consumer", "run"], stderr=stderr, env=environment(database.url)
+        )
+        try:
+            os.close(stderr)
+            after()
+            for number in range(2):
+                lead = database.lead(f"unlogged-{number}", matched_to=database.person())
+                eventually(lambda: database.audit_of(lead))  # noqa: B023 # called at once
+            process.terminate()
+            return process.wait(PATIENCE_SECONDS)
+        finally:
+            process.kill()
+
+    def test_as_its_disk_is_full(self, database: Database) -> None:
+        assert self.go_on(database, os.open("/dev/full", os.O_WRONLY)) == 0
+
+    def test_as_its_reader_is_gone(self, database: Database) -> None:
+        ours, theirs = os.pipe()
+        with os.fdopen(ours) as journal:
+
+            def read_and_leave() -> None:
+                assert "service.started" in journal.readline()
+                journal.close()
+
+            assert self.go_on(database, theirs, read_and_leave) == 0
+
+
 class TestTheServiceManager:
     """What systemd is told, here by way of a socket of ours."""
 
