@@ -89,7 +89,7 @@ def reprocess(
 
     from consumer.backfill import reprocess
     from consumer.handlers.outcome import PROCESSED, SKIPPED
-    from consumer.reports.terminal import shortened, show_recoveries
+    from consumer.reports.terminal import printable, shortened, show_recoveries
 
     answers = reprocess(load_settings(), lead_ids)
     if as_json:
@@ -98,5 +98,5 @@ def reprocess(
         show_recoveries(answers)
     undone = [answer for answer in answers if answer.outcome not in PROCESSED | SKIPPED]
     for answer in undone:
-        print(f"consumer: {shortened(answer.lead_id)}: {answer.outcome}: {answer.reason}", file=sys.stderr)
+        print(f"consumer: {shortened(answer.lead_id)}: {answer.outcome}: {printable(answer.reason)}", file=sys.stderr)
     raise typer.Exit(ExitCode.LEADS if undone else ExitCode.DONE)

@@ -73,7 +73,7 @@ def show_summary(result: JobResult) -> None:
     counts = {key: value for key, value in result.items() if key != "errors"}
     show_table(_two_columns("Sweep", counts | {"errors": len(result["errors"])}))
     for error in result["errors"][:ERRORS_SHOWN]:
-        Console(stderr=True).print(f"  {error}", markup=False, highlight=False)
+        Console(stderr=True).print(f"  {printable(error)}", markup=False, highlight=False)
     if (more := len(result["errors"]) - ERRORS_SHOWN) > 0:
         Console(stderr=True).print(f"  … and {more} more: see ops.cabinet_recovery_exception")
 
@@ -81,7 +81,7 @@ def show_summary(result: JobResult) -> None:
 def show_recoveries(recoveries: Iterable[Recovery]) -> None:
     table = Table("lead", "outcome", "link", "origin", "why", box=None, pad_edge=False)
     for one in recoveries:
-        table.add_row(shortened(one.lead_id), one.outcome, one.link or "-", one.origin or "-", one.reason)
+        table.add_row(shortened(one.lead_id), one.outcome, one.link or "-", one.origin or "-", printable(one.reason))
     show_table(table)
 
 
@@ -114,7 +114,9 @@ def show_parked(leads: Sequence["ParkedLead"], total: int) -> None:
     table = Table("lead", "parked at", "attempts", "error", box=None, pad_edge=False)
     for one in leads:
         error = f"{one.sqlstate or ''} {one.message or ''}".strip() + ("; the lead is gone" if one.is_gone else "")
-        table.add_row(shortened(one.lead_id), f"{one.parked_at:%Y-%m-%d %H:%M:%S %Z}", str(one.attempts), error)
+        table.add_row(
+            shortened(one.lead_id), f"{one.parked_at:%Y-%m-%d %H:%M:%S %Z}", str(one.attempts), printable(error)
+        )
     show_table(table)
     Console(stderr=True).print(f"{len(leads)} of {total} parked leads", highlight=False)
 
@@ -122,7 +124,7 @@ def show_parked(leads: Sequence["ParkedLead"], total: int) -> None:
 def show_fields(title: str, fields: Mapping[str, object]) -> None:
     table = Table(title, "", box=None, pad_edge=False)
     for name, value in fields.items():
-        table.add_row(name.replace("_", " "), "-" if value is None else str(value))
+        table.add_row(name.replace("_", " "), "-" if value is None else printable(str(value)))
     show_table(table)
 
 

@@ -126,6 +126,30 @@ def test_a_reader_who_leaves_early_is_no_error(database: Database, command: tupl
         assert process.returncode in (0, 141)
 
 
+def test_nothing_that_a_table_holds_is_obeyed_by_the_terminal(call: InThisProcess, database: Database) -> None:
+    """Whoever writes a lead's id, or the message of a host's trigger, does not write to the operator's terminal."""
+    person = database.person()
+    database.lead("holder\x1b[31m", matched_to=person)
+    database.sweep()
+    held, failing = (
+        database.lead("held", matched_to=person),
+        database.lead("fails\x1b[2J", matched_to=database.person()),
+    )
+    database.run(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION E'no\\x1b[2J\\nno'; END$$"
+    )
+    database.run("CREATE TRIGGER refuse BEFORE INSERT ON canon.identity_links FOR EACH ROW EXECUTE FUNCTION refuse()")
+
+    for command in (
+        *(["sweep"], ["reprocess", held, failing]),
+        *(["parked", "list"], ["parked", "show", failing], ["parked", "retry", "--all"]),
+    ):
+        done = call(*command, DATABASE_URL=database.url, CABINET_RECOVERY_MAX_ATTEMPTS="1")
+
+        assert done.stdout, command
+        assert "\x1b" not in done.stdout + done.stderr, command
+
+
 @pytest.mark.parametrize("stream", ["<&-", ">&-", "2>&-", "2>/dev/full"])
 def test_a_stream_that_is_not_there_is_no_error(database: Database, stream: str) -> None:
     command = f"{shlex.quote(sys.executable)} -m consumer sweep {stream}"
