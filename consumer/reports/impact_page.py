@@ -28,8 +28,13 @@ WIDTH, HEIGHT, FOOT = 900, 180, 20
 def write_page(report: ImpactReport, path: Path) -> None:
     """Put the page in the file's place in one step: whoever reads it sees the old one or the new one, whole.
 
-    Raises OSError, and then leaves the old one.
+    A link stays one, to the new page; what is no file, such as /dev/stdout, is written to. Raises OSError, and then
+    leaves the old one.
     """
+    if path.exists() and not path.is_file():
+        path.write_text(as_html(report), encoding="utf-8")
+        return
+    path = path.resolve()
     descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:

@@ -248,6 +248,23 @@ class TestThePage:
         assert stat.S_IMODE(page.stat().st_mode) == 0o666 & ~umask()
         assert [one.name for one in tmp_path.iterdir()] == ["impact.html"]
 
+    def test_leaves_a_link_a_link_and_a_device_a_device(
+        self, call: InThisProcess, database: Database, tmp_path: Path
+    ) -> None:
+        """As root, `--html /dev/stdout` would otherwise put a file in the place of that, for every other process."""
+        page, link, pipe = tmp_path / "page.html", tmp_path / "link.html", tmp_path / "pipe"
+        link.symlink_to(page)
+        os.mkfifo(pipe)
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # the page is smaller than what a pipe holds
+
+        for path in (link, pipe):
+            assert call("impact", "--html", str(path), DATABASE_URL=database.url).returncode == 0
+
+        assert link.is_symlink()
+        assert page.read_text().startswith("<!doctype html>")
+        with os.fdopen(reader) as read:
+            assert read.read().startswith("<!doctype html>")
+
     def test_that_cannot_be_written_is_a_usage_error(
         self,
         call: InThisProcess,
