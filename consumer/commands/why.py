@@ -63,7 +63,7 @@ def _about_lead(story: "Story") -> Iterator[Chapter]:
 
 def _about_match(story: "Story") -> Iterator[Chapter]:
     if job := story.job:
-        yield "match", job["updated_at"], f"job {job['status']}, {_person(job)}, {job['attempts']} attempts"
+        yield "match", job["updated_at"], f"job {job['status']}, {_person(job)}, attempts: {job['attempts']}"
     else:
         yield "match", None, "no job of the matching engine"
     if link := story.link:
@@ -105,7 +105,7 @@ def _exception_words(found: "Facts") -> Iterator[str | None]:
     yield f"{found['outcome']}:"
     yield from (found["sqlstate"], found["message"])
     if found["parked_at"] is not None:
-        yield f"(parked after {found['attempts']} attempts)"
+        yield f"(parked, attempts: {found['attempts']})"
 
 
 def _person(row: "Facts") -> str:

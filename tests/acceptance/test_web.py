@@ -101,6 +101,21 @@ class TestTheStory:
         spanish = site.ask("/lead?id=any%2Flead%3F%26%3Cb%3E", accept_language="es-PE,es;q=0.9").text
         assert "El claim llega" in spanish
 
+    @pytest.mark.parametrize("language", ["en", "es"])
+    def test_is_headed_as_every_table_and_counts_one_attempt_as_well(
+        self, database: Database, site: Site, language: str
+    ) -> None:
+        lead = database.lead(matched_to=database.person())
+        database.run("UPDATE ops.identity_matching_jobs SET attempt_count = 1")
+
+        page = site.ask(f"/lead?id={lead}", accept_language=language).text
+
+        heads = re.findall(r'<th scope="col">(.*?)</th>', page)
+        assert len(heads) == 3
+        assert heads == [head.lower() for head in heads]
+        assert re.search(r"(attempts|intentos): 1\b", page)
+        assert not re.search(r"\b1 (attempts|intentos)", page)
+
     @pytest.mark.parametrize(("lead_id", "status"), [("nobody", 404), ("", 400), ("%00", 400), ("x" * 201, 400)])
     def test_of_a_lead_that_there_is_not_says_so(self, site: Site, lead_id: str, status: int) -> None:
         assert site.ask(f"/lead?id={lead_id}").status == status

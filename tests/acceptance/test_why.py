@@ -23,6 +23,7 @@ def test_the_story_is_told_in_order(call: InThisProcess, database: Database) -> 
     database.sweep()
     database.job(lead, before)
     database.job(lead, person)
+    database.run("UPDATE ops.identity_matching_jobs SET attempt_count = 1")
 
     done = call("why", lead, DATABASE_URL=database.url)
 
@@ -31,6 +32,7 @@ def test_the_story_is_told_in_order(call: InThisProcess, database: Database) -> 
         *("lead", "window", "match", "link", "origin was", "origin", "event", "event", "recovered", "again", "bucket")
     ]
     assert "scout_registration of scout-7" in done.stdout
+    assert "attempts: 1" in done.stdout
     assert str(before) in done.stdout
     assert "recovered_late" in done.stdout
 
