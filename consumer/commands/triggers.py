@@ -57,5 +57,5 @@ def _switch(word: Literal["ENABLE", "DISABLE"]) -> None:
         switch(engine, word)
         states = read_states(engine)
     if missing := ", ".join(one.name for one in states if one.state == "missing"):
-        leave(f"missing: {missing}; run its file in db/triggers as the table's owner", ExitCode.DATABASE)
+        leave(f"missing: {missing}; `consumer doctor` has the command that makes it anew", ExitCode.DATABASE)
     show_triggers(states)

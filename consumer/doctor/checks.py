@@ -1,8 +1,10 @@
 """The checks that the doctor makes, in their order."""
 
 import secrets
+import shlex
 from collections.abc import Iterator
 from contextlib import closing
+from importlib import resources
 from typing import LiteralString
 
 import psycopg
@@ -64,7 +66,7 @@ def triggers(patient: Patient) -> Finding:
     states = {row["tgname"]: row["state"] for row in patient.ask(queries.TRIGGERS)}
     wanted = [name for of_table in TRIGGERS.values() for name in of_table]
     if missing := [name for name in wanted if name not in states]:
-        mend = f'psql "$DATABASE_URL" -f db/triggers/{missing[0]}.sql, as the owner of its table'
+        mend = f"as the owner of its table: {_psql('triggers', missing[0])}"
         return Finding("triggers", "fail", f"missing: {', '.join(missing)}", mend)
     if silent := [name for name in wanted if states[name] not in "OA"]:
         return Finding("triggers", "fail", f"do not fire: {', '.join(silent)}", "consumer triggers enable")
@@ -82,7 +84,8 @@ def events(patient: Patient) -> Finding:
         patient.connection.execute(queries.SET_UP, {"statement_timeout_ms": 5000})
         silent = list(_silent(patient, tries, persons))
     if silent:
-        mend = f'consumer triggers enable; else psql "$DATABASE_URL" -f db/triggers/cabinet_recovery_{silent[0]}.sql'
+        anew = _psql("triggers", f"cabinet_recovery_{silent[0]}")
+        mend = f"consumer triggers enable; else, as the owner of its table: {anew}"
         return Finding("events", "fail", f"a match makes no event: {', '.join(silent)}", mend)
     told = "" if may_write_jobs else "; jobs not tried, for this role may not write them: the owner may"
     return Finding("events", "ok", f"a match becomes an event (tried, rolled back){told}")
@@ -129,9 +132,14 @@ def views(patient: Patient) -> Finding:
     found = {row["relname"]: row["columns"] for row in patient.ask(queries.VIEW_COLUMNS, views=list(queries.VIEWS))}
     if wrong := [name for name, columns in queries.VIEWS.items() if found.get(name) != columns]:
         told = ", ".join(f"{name} {'has other columns' if name in found else 'is missing'}" for name in wrong)
-        mend = f'rename yours, if it is one; then psql "$DATABASE_URL" -f db/views/{wrong[0]}.sql, as the owner'
+        mend = f"rename yours, if it is one; then, as the owner: {_psql('views', wrong[0])}"
         return Finding("views", "fail", told, mend)
     return Finding("views", "ok", f"all {len(found)} have the right columns")
+
+
+def _psql(folder: str, name: str) -> str:
+    """The command that makes the object anew, from its file, wherever we are installed."""
+    return f'psql "$DATABASE_URL" -f {shlex.quote(str(resources.files("db") / folder / f"{name}.sql"))}'
 
 
 def due(patient: Patient) -> Finding:
@@ -193,7 +201,7 @@ def clock(patient: Patient) -> Finding:
 def time_zone(patient: Patient) -> Finding:
     rows = patient.ask(queries.SETTINGS)
     if not rows:
-        mend = 'psql "$DATABASE_URL" -c "INSERT INTO ops.cabinet_recovery_settings DEFAULT VALUES", as the owner'
+        mend = 'as the owner: psql "$DATABASE_URL" -c "INSERT INTO ops.cabinet_recovery_settings DEFAULT VALUES"'
         return Finding("time zone", "warn", "there are no settings: days are counted in UTC", mend)
     told = f"{rows[0]['business_time_zone']}, where today is {rows[0]['today']}"
     if rows[0]["notify_mode"] == "off":

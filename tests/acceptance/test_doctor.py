@@ -1,6 +1,8 @@
 """`consumer doctor`: each thing that goes wrong is found, and nothing else."""
 
 import json
+import shutil
+import subprocess
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -17,7 +19,7 @@ from db.connect import SCHEMA_REVISION
 from db.migrate import migrate
 from tests.database import Database
 from tests.logins import Login
-from tests.processes import InThisProcess, own_server, refused
+from tests.processes import ELSEWHERE, InThisProcess, environment, own_server, refused
 from tests.servers import TemplateDatabase
 
 
@@ -31,6 +33,16 @@ def state(database: Database, check: str, url: str | None = None, **variables: s
     one = found(database, url, **variables)[check]
     assert bool(one.mend) == (one.state in {"warn", "fail"})
     return one.state, one.text
+
+
+def run_as_owner(database: Database, mend: str) -> None:
+    """Run what follows "as the owner …:" in a shell, elsewhere than in the checkout."""
+    if shutil.which("psql") is None:
+        pytest.skip("psql is not installed")
+    command = mend.partition(": ")[2]
+    assert command.startswith("psql ")
+    variables = environment(database.owner_url)
+    subprocess.run(command, shell=True, check=True, capture_output=True, cwd=ELSEWHERE, env=variables)
 
 
 @pytest.fixture
@@ -118,6 +130,31 @@ class TestSchema:
         database.run("UPDATE ops.cabinet_recovery_alembic_version SET version_num = '0004'")
 
         assert state(database, "schema") == ("fail", f"0004 is outdated, {SCHEMA_REVISION} is needed")
+
+
+class TestWhatMends:
+    """The commands, as they stand, from any folder."""
+
+    def test_a_trigger_that_is_missing(self, healthy: Database) -> None:
+        healthy.run("DROP TRIGGER cabinet_recovery_job_updated ON ops.identity_matching_jobs")
+
+        run_as_owner(healthy, found(healthy)["triggers"].mend)
+
+        assert state(healthy, "triggers")[0] == "ok"
+
+    def test_a_view_that_is_missing(self, healthy: Database) -> None:
+        healthy.run("DROP VIEW ops.v_cabinet_lead_identity_effective")
+
+        run_as_owner(healthy, found(healthy)["views"].mend)
+
+        assert state(healthy, "views")[0] == "ok"
+
+    def test_settings_that_are_gone(self, healthy: Database) -> None:
+        healthy.run("DELETE FROM ops.cabinet_recovery_settings")
+
+        run_as_owner(healthy, found(healthy)["time zone"].mend)
+
+        assert state(healthy, "time zone")[0] == "ok"
 
 
 class TestTriggers:
