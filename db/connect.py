@@ -236,12 +236,15 @@ async def _look_around(connection: Connection, address: Address) -> None:
     async with deadline(connection, LOOK_SECONDS):
         cursor = await connection.execute(WHERE_WE_ARE, prepare=False)
         found = await cursor.fetchone()
-    assert found is not None  # noqa: S101 # no table that could be empty
-    connection.server = (found["started_at"], found["database"])
-    # A pooler has a session key of its own. Its next transaction may run where nothing was prepared.
-    connection.is_pooled = found["backend_pid"] != connection.info.backend_pid
-    if connection.is_pooled:
-        connection.prepare_threshold = None
+        assert found is not None  # noqa: S101 # no table that could be empty
+        connection.server = (found["started_at"], found["database"])
+        # A pooler has a session key of its own. Its next transaction may run where nothing was prepared.
+        connection.is_pooled = found["backend_pid"] != connection.info.backend_pid
+        if connection.is_pooled:
+            connection.prepare_threshold = None
+        else:
+            # To listen is to be idle: a host's timeout for sessions that were forgotten is not for ours.
+            await connection.execute("SET idle_session_timeout = 0", prepare=False)
     if found["is_standby"]:
         raise ReadOnlyServer(_about_standby(address))
 

@@ -278,6 +278,20 @@ def test_the_server_s_date_style_does_not_matter(database: Database) -> None:
         assert daemon.stop() == 0
 
 
+def test_the_server_s_timeout_for_idle_sessions_ends_none_of_the_daemon_s(database: Database) -> None:
+    with Daemon(f"{database.url} options='-c idle_session_timeout=1s'", **QUIET) as daemon:
+        daemon.wait_for("service.ready")
+        # Whoever sits idle as they do, and does not ask to be spared, is ended.
+        with psycopg.connect(database.owner_url, autocommit=True, options="-c idle_session_timeout=2s") as other:
+            other.execute("SELECT 1")
+            with pytest.raises(psycopg.OperationalError):
+                next(other.notifies(timeout=PATIENCE_SECONDS))
+
+        daemon.wait_for_leads(matched_one_by_one(database, "idle", 1))
+        assert daemon.events("database.lost") == []
+        assert daemon.stop() == 0
+
+
 def test_a_lead_that_was_held_while_all_were_looked_at_is_not_forgotten(database: Database) -> None:
     """Nothing but its state told of it, and all leads are looked at only once."""
     held = database.lead(matched_to=(person := database.person()))
