@@ -10,7 +10,7 @@ import structlog
 
 from consumer.errors import SettingsError, one_line
 from consumer.handlers.outcome import Batch, Outcome
-from consumer.settings import Settings
+from consumer.settings import Settings, unknown_variables
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +32,10 @@ class _Stderr:
 
 
 def configure(settings: Settings) -> None:
-    """Set up structlog for the process; a file of the level that names none is told of, and the setting holds."""
+    """Set up structlog for the process.
+
+    A file of the level that names none is told of, and the setting holds; so is a variable that is no setting.
+    """
     # What psycopg has to say of a connection that it gives up, we say ourselves.
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)
     form = settings.log_format
@@ -54,6 +57,8 @@ def configure(settings: Settings) -> None:
     )
     _set_level(settings.log_level)
     _take_level(settings)
+    for name in unknown_variables():
+        log.warning("setting.unknown", name=name)
 
 
 def reread_level(settings: Settings) -> None:

@@ -126,6 +126,12 @@ def variable_of(setting: Field[Any]) -> str:
     return "DATABASE_URL" if setting.name == "database" else PREFIX + setting.name.upper()
 
 
+def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """What looks like a setting and is none: misspelt, or of another version."""
+    known = {LISTENER_VARIABLE + "_FILE", *map(variable_of, fields(Settings))}
+    return sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
+
+
 def _address(environment: Mapping[str, str], variable: str) -> "Address | None":
     """The address in a variable, or in the file that the variable with _FILE behind its name names."""
     from db.connect import Address  # noqa: PLC0415 # heavy, and --help reads this module

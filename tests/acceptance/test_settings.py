@@ -44,6 +44,13 @@ class TestSettings:
 
             assert line.startswith(name), value
 
+    def test_that_are_misspelt_are_told_of_and_the_rest_holds(self, database: Database) -> None:
+        done = run_command("sweep", "--json", url=database.url, batch_sise="7", batch_size="7")
+
+        told = [json.loads(line) for line in done.stderr.splitlines()]
+        assert done.returncode == 0
+        assert [(one["event"], one["name"]) for one in told] == [("setting.unknown", "CABINET_RECOVERY_BATCH_SISE")]
+
     def test_with_an_address_for_the_listener_that_is_none_name_it_and_do_not_repeat_it(
         self, call: InThisProcess
     ) -> None:
