@@ -74,7 +74,7 @@ class Settings:
     proof_timeout_seconds: int = _number(5, "for what is sent as proof to arrive", 1, 3_600)
     batch_size: int = _number(500, "leads in one transaction at most", 1, 500)
     inbox_size: int = _number(10_000, "notifications kept; beyond it the daemon sweeps instead", 1, 1_000_000)
-    reconcile_slice: int = _number(500, "leads looked at by state in each periodic sweep, in turn", 1, 1_000_000)
+    reconcile_slice: int = _number(400, "leads looked at by state in each periodic sweep, in turn", 1, 1_000_000)
     max_attempts: int = _number(10, "after so many data errors a lead is parked", 1, 1_000)
     lock_timeout_ms: int = _number(100, "longest wait for a row that somebody else holds", 1, 900)
     statement_timeout_seconds: int = _number(10, "longest statement of a batch", 1, 3_600)
