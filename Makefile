@@ -37,7 +37,7 @@ soak: setup ## Run it under a steady load: nothing grows (20 min, or MINUTES=…
 scale: setup ## Run what takes minutes: as many rows as a large site has, the image where an engine runs (an hour)
 	.venv/bin/pytest -s -m scale
 
-bench: setup ## Measure speed and cost, each figure beside its floor (12 min; FORM=short: less, and off by two fails)
+bench: setup ## Measure speed and cost, each figure beside its floor (10 min; FORM=short: less, and off by two fails)
 	.venv/bin/python -m benchmarks $(if $(filter short,$(FORM)),--short)
 
 lint: setup ## ruff, mypy --strict, import-linter, sqlfluff
