@@ -14,8 +14,8 @@ from db.embedded import EmbeddedServer
 from db.migrate import migrate
 from tests.database import Database
 
-# A production server's, and not those of the tests' server: as durable, for NOTIFY's lock is held while the commit is
-# flushed, and with the quarter of memory that PostgreSQL's documentation begins with.
+# As on a production server, not as on the tests': durable, for NOTIFY's lock is held while the commit is flushed, and
+# with the quarter of memory as shared buffers that PostgreSQL's documentation begins with.
 SETTINGS = {
     "fsync": "on",
     "full_page_writes": "on",

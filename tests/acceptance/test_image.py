@@ -33,7 +33,7 @@ def docker(*arguments: str, stdin: bytes = b"", seconds: float = 60, **variables
     return do("docker", *arguments, stdin=stdin, seconds=seconds, **variables)
 
 
-def do(*command: str | Path, stdin: bytes = b"", seconds: float = 60, **variables: str) -> str:
+def do(*command: str, stdin: bytes = b"", seconds: float = 60, **variables: str) -> str:
     """Do it, and return what it printed; what it said on stderr belongs to the failure."""
     done = subprocess.run(
         command,
@@ -52,20 +52,19 @@ def base() -> str:
     """An image with python3: `TEST_PYTHON_IMAGE`, or one made of this machine's."""
     if shutil.which("docker") is None or ask("docker", "version").returncode:
         pytest.skip("no Docker engine answers: see .ci/docker-engine")
-    if given := os.environ.get("TEST_PYTHON_IMAGE"):
-        return given
-    made = ask(str(PROJECT / ".ci/python-image"), "local/python:3.11")
-    if made.returncode:
-        pytest.skip(made.stderr.strip())
-    return made.stdout.strip()
+    return given_or_made("TEST_PYTHON_IMAGE", ".ci/python-image", "local/python:3.11")
 
 
 @pytest.fixture(scope="module")
 def postgres(base: str) -> str:
     """An image with PostgreSQL: `TEST_POSTGRES_IMAGE`, or one made of this machine's."""
-    if given := os.environ.get("TEST_POSTGRES_IMAGE"):
+    return given_or_made("TEST_POSTGRES_IMAGE", ".ci/postgres-image", "local/postgres:15")
+
+
+def given_or_made(variable: str, script: str, name: str) -> str:
+    if given := os.environ.get(variable):
         return given
-    made = ask(str(PROJECT / ".ci/postgres-image"), "local/postgres:15")
+    made = ask(str(PROJECT / script), name)
     if made.returncode:
         pytest.skip(made.stderr.strip())
     return made.stdout.strip()
