@@ -217,7 +217,7 @@ class Daemon:
         self._wait(all_there, f"{len(missing)} leads {outcome}", timeout)
 
     def wait_until_ready(self) -> Self:
-        """Wait until it listens, and has swept what was there before."""
+        """Wait until it listens."""
         self.wait_for("listener.listening")
         return self
 

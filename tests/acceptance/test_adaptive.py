@@ -37,6 +37,7 @@ def adaptive(database: Database) -> Database:
 def daemon_asleep(database: Database) -> Iterator[Daemon]:
     with Daemon(database.url, **QUIET) as daemon:
         daemon.wait_for("keeper.asleep")
+        daemon.wait_until_ready()  # until it listens, nothing wakes it
         yield daemon
 
 
