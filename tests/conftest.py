@@ -16,6 +16,11 @@ def migrate(conninfo: str) -> None:
     command.upgrade(Config(toml_file=PROJECT_FILE, attributes={"url": conninfo}), "head")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what waits for minutes, under a systemd: at the end, all others would wait for it."""
+    items.sort(key=lambda item: item.get_closest_marker("systemd") is None)
+
+
 @pytest.fixture(scope="session")
 def server_url() -> Iterator[str]:
     """A role that may create databases and roles; ephemeral, unless TEST_DATABASE_URL names the server."""

@@ -480,7 +480,7 @@ SETTINGS = settings(
 # Where they fail, making the history short may take five minutes.
 @pytest.mark.timeout(600)
 def test_every_history_ends_as_the_rules_say(server: Server) -> None:
-    run_state_machine_as_test(lambda: RecoveryMachine(server), settings=settings(SETTINGS, max_examples=100))
+    run_state_machine_as_test(lambda: RecoveryMachine(server), settings=settings(SETTINGS, max_examples=50))
 
 
 @pytest.mark.slow
