@@ -52,7 +52,7 @@ class Unreachable(DatabaseError):
 
 
 class ReadOnlyServer(DatabaseError):
-    """The server is a standby: worth waiting for, until it is promoted or the address finds the primary."""
+    """A standby, or a server told to take no writes: worth waiting for, until it is promoted or told otherwise."""
 
 
 class AccessRefused(DatabaseError):
@@ -202,10 +202,12 @@ WHERE_WE_ARE: LiteralString = """
 SELECT
     pg_backend_pid() AS backend_pid,
     pg_is_in_recovery() AS is_standby,
+    current_setting('transaction_read_only')::boolean AS is_read_only,
     EXTRACT(EPOCH FROM pg_postmaster_start_time()) AS started_at,
     current_database() AS database
 """
 LOOK_SECONDS = 10
+RESET_READ_ONLY = "ALTER DATABASE, ROLE or SYSTEM … RESET default_transaction_read_only, whichever set it"
 
 
 async def connect(address: Address, role: str, heartbeat: Heartbeat | None = None) -> Connection:
@@ -247,6 +249,8 @@ async def _look_around(connection: Connection, address: Address) -> None:
             await connection.execute("SET idle_session_timeout = 0", prepare=False)
     if found["is_standby"]:
         raise ReadOnlyServer(_about_standby(address))
+    if found["is_read_only"]:
+        raise ReadOnlyServer(f"{address} takes no writes: default_transaction_read_only is on; {RESET_READ_ONLY}")
 
 
 def refusal(error: psycopg.OperationalError, address: Address) -> DatabaseError:

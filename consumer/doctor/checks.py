@@ -13,7 +13,7 @@ from psycopg import sql
 from consumer.doctor.examination import GRANT, LOOK_SECONDS, Check, Finding, Patient, needed_rights, open_connection
 from consumer.settings import LISTENER_VARIABLE
 from db import checks as queries
-from db.connect import SCHEMA_REVISION, DatabaseError
+from db.connect import RESET_READ_ONLY, SCHEMA_REVISION, DatabaseError
 from db.trigger_switch import TRIGGERS
 
 PROBES: tuple[tuple[str, LiteralString], ...] = (
@@ -31,6 +31,9 @@ def connection(patient: Patient) -> Finding:
     if patient.connection.pgconn.parameter_status(b"in_hot_standby") == b"on":
         mend = "give the primary's address, or all hosts and target_session_attrs=read-write"
         return Finding("connection", "fail", f"{patient.settings.database} is a read-only standby", mend)
+    if patient.connection.pgconn.parameter_status(b"default_transaction_read_only") == b"on":
+        told = f"{patient.settings.database} takes no writes: default_transaction_read_only is on"
+        return Finding("connection", "fail", told, RESET_READ_ONLY)
     return Finding("connection", "ok", f"{patient.settings.database}")
 
 

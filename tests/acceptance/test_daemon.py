@@ -383,6 +383,21 @@ class TestAStandby:
             assert daemon.stop() == 0
 
 
+class TestADatabaseThatTakesNoWrites:
+    def test_is_waited_for_until_it_takes_them_again(self, database: Database) -> None:
+        name = database.connection.info.dbname
+        lead = database.lead(matched_to=database.person())
+        database.connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        with Daemon(database.url, **QUIET) as daemon:
+            lost = daemon.wait_for("database.lost")
+
+            database.connection.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+
+            daemon.wait_for_leads([lead])
+            assert daemon.stop() == 0
+        assert "default_transaction_read_only is on" in lost["reason"]
+
+
 def socket_of(server: EmbeddedServer) -> dict[str, str]:
     parts = conninfo_to_dict(server.url())
     return {"host": str(parts["host"]), "port": str(parts["port"])}

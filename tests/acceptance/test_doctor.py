@@ -103,6 +103,14 @@ def test_a_database_that_is_away_fails_and_the_rest_is_skipped(call: InThisProce
     refused(call("doctor"), 2)
 
 
+def test_a_database_that_takes_no_writes_fails(database: Database) -> None:
+    url = make_conninfo(database.url, options="-c default_transaction_read_only=on")
+
+    is_state, text = state(database, "connection", url)
+
+    assert (is_state, "takes no writes" in text) == ("fail", True)
+
+
 def test_people_are_shown_what_mends_it(call: InThisProcess, healthy: Database) -> None:
     healthy.run("ALTER TABLE canon.identity_links DISABLE TRIGGER cabinet_recovery_link_updated")
 

@@ -89,6 +89,17 @@ class TestADatabaseThatCannotBeWorkedWith:
         finally:
             database.connection.execute(f"DROP ROLE {role}")
 
+    @pytest.mark.parametrize("command", [("sweep",), ("reprocess", "some-lead")], ids=" ".join)
+    def test_because_it_takes_no_writes_ends_with_4(
+        self, call: InThisProcess, database: Database, command: tuple[str, ...]
+    ) -> None:
+        url = make_conninfo(database.url, options="-c default_transaction_read_only=on")
+
+        line = refused(call(*command, DATABASE_URL=url), 4)
+
+        assert "takes no writes" in line
+        assert "RESET default_transaction_read_only" in line
+
 
 def test_a_newer_schema_is_worked_with_and_left_by_migrate(call: InThisProcess, database: Database) -> None:
     """As after going back to the release before."""
