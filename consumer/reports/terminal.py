@@ -91,7 +91,7 @@ def show_plan(planned: Sequence["Planned"]) -> None:
         writes = (one.person_key or "-", one.link or "-", one.origin or "-", one.audit or "-")
         table.add_row(shortened(one.lead_id), one.outcome, *writes, printable(one.reason))
     show_table(table)
-    Console(stderr=True).print(f"{len(planned)} leads; a dry run: nothing was written", highlight=False)
+    Console(stderr=True).print(f"leads: {len(planned)}; a dry run: nothing was written", highlight=False)
 
 
 def show_status(status: "Status") -> None:

@@ -73,6 +73,6 @@ def test_people_are_told_that_nothing_was_written(call: InThisProcess, database:
     done = call("sweep", "--dry-run", "--limit", "2", DATABASE_URL=database.url)
 
     assert done.returncode == 0
-    assert "2 leads; a dry run: nothing was written" in done.stderr
+    assert "leads: 2; a dry run: nothing was written" in done.stderr
     assert "early-rival" in done.stdout
     assert database.audit_of("early-rival") is None
