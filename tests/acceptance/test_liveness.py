@@ -22,8 +22,9 @@ from consumer.role import Place, Role
 from db.connect import Address, Connection
 from db.embedded import DISPOSABLE_SETTINGS, SHARED_TEMPORARY, EmbeddedServer
 from db.migrate import migrate
+from tests.chaos.proxy import Proxy
 from tests.database import Database
-from tests.processes import PATIENCE_SECONDS, Daemon, environment, eventually, own_server
+from tests.processes import PATIENCE_SECONDS, Daemon, environment, eventually, over_tcp, own_server
 from tests.servers import TemplateDatabase
 from tests.traffic import (
     QUIET,
@@ -92,6 +93,30 @@ class TestTheProof:
             assert len(daemon.events("database.lost")) == 1
             assert len(daemon.events("listener.listening", level="info")) == 1
         template.drop(elsewhere)
+
+
+    def test_may_take_longer_than_the_interval_but_is_demanded_in_its_time_all_the_same(self) -> None:
+        patient = {**QUIET, "proof_interval_seconds": "1", "proof_timeout_seconds": "3"}
+        with own_server() as server, Proxy(server.port) as proxy:
+            migrate(Address.parse(server.url()))
+            late = make_conninfo(over_tcp(server, server.url()), port=proxy.port)
+            with (
+                Daemon(server.url(), **patient, listener_database_url=late) as daemon,
+                closing(Database(server.url())) as database,
+                psycopg.connect(server.url(), autocommit=True) as onlooker,
+            ):
+                daemon.wait_for("listener.proved")
+                onlooker.execute(f"LISTEN {proof_channels(database)[0]}")
+                proxy.delay(1.2)
+                nonces = set[str]()
+                while len(nonces) < 3:  # the next is made once the last has come back
+                    nonces |= {one.payload for one in onlooker.notifies(timeout=PATIENCE_SECONDS, stop_after=1)}
+                assert daemon.events("database.lost") == []
+
+                proxy.hold()
+                daemon.wait_for("database.lost", role="listener")
+                proxy.release()
+                assert daemon.stop() == 0
 
 
 def proof_channels(database: Database) -> list[str]:
