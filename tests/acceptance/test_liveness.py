@@ -17,10 +17,12 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from consumer.connection import open_connection
 from consumer.outage import Outage
 from consumer.role import Place, Role
 from db.connect import Address, Connection
 from db.embedded import DISPOSABLE_SETTINGS, SHARED_TEMPORARY, EmbeddedServer
+from db.liveness import deadline
 from db.migrate import migrate
 from tests.chaos.proxy import Proxy
 from tests.database import Database
@@ -93,7 +95,6 @@ class TestTheProof:
             assert len(daemon.events("database.lost")) == 1
             assert len(daemon.events("listener.listening", level="info")) == 1
         template.drop(elsewhere)
-
 
     def test_may_take_longer_than_the_interval_but_is_demanded_in_its_time_all_the_same(self) -> None:
         patient = {**QUIET, "proof_interval_seconds": "1", "proof_timeout_seconds": "3"}
@@ -206,6 +207,16 @@ def test_a_notification_queue_that_fills_is_warned_about_from_a_tenth() -> None:
             assert daemon.stop() == 0
 
     assert 0.1 <= warned["usage"] < 0.3
+
+
+def test_an_answer_that_did_not_come_in_time_is_not_told_of_as_a_crash_of_the_server(database: Database) -> None:
+    async def ask() -> None:
+        connection = await open_connection(Address.parse(database.url), "test")
+        async with connection, deadline(connection, 0.2):
+            await connection.execute("SELECT pg_sleep(60)")
+
+    with pytest.raises(psycopg.OperationalError, match=r"^the server did not answer within 0\.2 s$"):
+        asyncio.run(ask())
 
 
 class TestARole:
