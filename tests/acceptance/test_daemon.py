@@ -6,7 +6,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import datetime, timedelta
 from itertools import pairwise
 
@@ -196,20 +196,17 @@ class TestBeingAskedToStop:
             database.run("CREATE VIEW ops.v_cabinet_recovery_pending AS "
                          "SELECT * FROM ops.pending_as_it_was WHERE (SELECT pg_sleep(60) IS NOT NULL)")  # fmt: skip
             looking = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
-            with started(command, url=url) as process:
+            with started(command, url=url) as process, ExitStack() as last:
+                last.callback(process.kill)
                 eventually(lambda: len(database.run(looking)) == looks)
-                frozen = [server.pid, *(row["pid"] for row in database.run(looking))]
-                for backend in frozen:
+                for backend in (server.pid, *(row["pid"] for row in database.run(looking))):
+                    last.callback(os.kill, backend, signal.SIGCONT)
                     os.kill(backend, signal.SIGSTOP)
-                try:
-                    asked = time.monotonic()
-                    process.send_signal(signal.SIGTERM)
-                    assert process.wait(PATIENCE_SECONDS) == status
-                    assert time.monotonic() - asked < 4
-                finally:
-                    for backend in frozen:
-                        os.kill(backend, signal.SIGCONT)
-                    process.kill()
+                asked = time.monotonic()
+                process.send_signal(signal.SIGTERM)
+
+                assert process.wait(PATIENCE_SECONDS) == status
+                assert time.monotonic() - asked < 4
 
     def test_while_the_server_is_away_ends_with_0(self) -> None:
         with Daemon("host=127.0.0.1 port=1 user=nobody dbname=nothing") as daemon:
