@@ -112,9 +112,9 @@ class _Backfill:
         interrupted.cancel()
         if looking.done():
             return looking.result()
-        looking.cancel()
+        # Not a cancellation: psycopg would ask the server, which may be what hangs.
         sever(handler.connection)
-        with suppress(psycopg.Error, asyncio.CancelledError):
+        with suppress(psycopg.Error):
             await looking
         return DueList()
 

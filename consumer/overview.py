@@ -47,8 +47,9 @@ class Overview:
         look, self._look = self._look, None
         if look is None:
             return
-        look.cancel()
-        if self._handler is not None:
+        if self._handler is None:
+            look.cancel()
+        else:
             # To cancel, psycopg would ask the server, which may be what hangs.
             sever(self._handler.connection)
         with suppress(Exception, asyncio.CancelledError):

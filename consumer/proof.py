@@ -65,7 +65,7 @@ class Proof:
             self._become(is_proved=False)
 
     def receive(self, nonce: str) -> None:
-        """Take in what came back; only the latest nonce is a proof."""
+        """Take in what came back; only the nonce that is waited for is a proof."""
         if nonce == self._nonce != "":
             self._nonce = ""
             self._set_alarm(self.patience_seconds)
@@ -74,16 +74,18 @@ class Proof:
     # The prober's side.
 
     def challenge(self, connection: Connection) -> str:
-        """Make a nonce, to be sent by this connection."""
+        """The nonce to be sent by this connection: a new one, unless the last may still be on its way."""
         self._wanted.clear()
         self._proving = connection
-        self._nonce = secrets.token_hex(8)
+        self._nonce = self._nonce or secrets.token_hex(8)
         return self._nonce
 
     def sent(self, nonce: str) -> None:
         """Take in that the server has the nonce: from now on it may only be a moment."""
-        if nonce == self._nonce and self._listening is not None:
-            self._set_alarm(self.timeout_seconds)
+        if nonce == self._nonce and self._listening is not None and self._alarm is not None:
+            # Never later than it was: sent again before its time was over, it would never have to come back.
+            left_seconds = self._alarm.when() - asyncio.get_running_loop().time()
+            self._set_alarm(min(self.timeout_seconds, left_seconds))
 
     async def rest(self) -> None:
         """Wait until the next proof is wanted: at once for a new connection, else after the interval."""

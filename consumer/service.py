@@ -93,8 +93,8 @@ class Service:
             Role("listener", self._listen, direct, outage, holds_work=False),
             Role("worker", self._work, place, outage),
             Role("sweeper", self._sweep, place, outage),
-            Role("prober", self._probe, place, outage, holds_work=False),
-            Role("keeper", self._keep, direct, outage, holds_work=False),
+            Role("prober", self._prober.use, place, outage, holds_work=False),
+            Role("keeper", self._keeper.use, direct, outage, holds_work=False),
         ]
 
     def _make_monitor(self) -> "Monitor | None":
@@ -184,12 +184,6 @@ class Service:
 
     def _handler_on(self, connection: Connection) -> Handler:
         return handler_on(connection, self._settings, self._monitor.handler if self._monitor else Handler)
-
-    async def _keep(self, connection: Connection, progress: Callable[[], None]) -> None:
-        await self._keeper.use(connection, progress)
-
-    async def _probe(self, connection: Connection, progress: Callable[[], None]) -> None:
-        await self._prober.use(connection, progress)
 
     def _outcomes(self) -> Counter[Outcome]:
         return self._worker.outcomes + self._sweeper.outcomes

@@ -8,10 +8,12 @@ SELECT count(*) AS events FROM ops.cabinet_recovery_outbox WHERE lead_id = %(lea
 
 # An event is made where the failed transaction took its own away with it. What counts as failed are the events that
 # were known before the attempt: one that came since is a new match, with which the lead starts over, as it does where
-# an operator asks.
+# an operator asks. They are locked first: another handler may be about to settle them, and a failure without an event
+# would be looked at by no sweep.
 RECORD_FAILURE: LiteralString = """
 WITH pending AS (
-    SELECT count(*) AS events FROM ops.cabinet_recovery_outbox WHERE lead_id = %(lead_id)s
+    SELECT count(*) AS events
+    FROM (SELECT FROM ops.cabinet_recovery_outbox WHERE lead_id = %(lead_id)s FOR UPDATE) AS locked
 ),
 kept AS (
     INSERT INTO ops.cabinet_recovery_outbox (lead_id, source)

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+import psycopg
+
 if TYPE_CHECKING:
     from db.connect import Connection
 
@@ -39,9 +41,15 @@ async def deadline(connection: "Connection", seconds: float) -> AsyncIterator[No
     never answers.
     """
     connection.heartbeat.expect(seconds)
-    timer = asyncio.get_running_loop().call_later(seconds, sever, connection)
+    loop = asyncio.get_running_loop()
+    timer = loop.call_later(seconds, sever, connection)
     try:
         yield
+    except psycopg.OperationalError as error:
+        # To libpq, it was the server that closed the connection, and perhaps crashed.
+        if error.sqlstate is None and loop.time() >= timer.when():
+            raise psycopg.OperationalError(f"the server did not answer within {seconds:g} s") from error
+        raise
     finally:
         timer.cancel()
 

@@ -28,6 +28,11 @@ BEGIN
     FROM pg_class AS view
     WHERE view.oid = to_regclass('ops.adopted_view');
 
+    IF theirs.definition = (
+        SELECT replaced_views -> 'adopted_view' ->> 'ours' FROM ops.cabinet_recovery_settings
+    ) THEN
+        RETURN; -- ours already, from a run that was cut off: what was theirs is remembered
+    END IF;
     IF theirs.columns <> columns THEN
         RAISE WARNING 'ops.adopted_view has columns of its own and is left as it is';
         RETURN;

@@ -21,12 +21,12 @@ DROP CONSTRAINT IF EXISTS cabinet_recovery_settings_notify_mode_check,
 ADD CONSTRAINT cabinet_recovery_settings_notify_mode_check CHECK (notify_mode IN ('on', 'adaptive', 'off'));
 """
 REMOVE_LEASE = """
-DROP FUNCTION ops.cabinet_recovery_rings(text, timestamptz);
+DROP FUNCTION IF EXISTS ops.cabinet_recovery_rings(text, timestamptz);
 UPDATE ops.cabinet_recovery_settings SET notify_mode = 'on' WHERE notify_mode = 'adaptive';
 ALTER TABLE ops.cabinet_recovery_settings
-DROP CONSTRAINT cabinet_recovery_settings_notify_mode_check,
+DROP CONSTRAINT IF EXISTS cabinet_recovery_settings_notify_mode_check,
 ADD CONSTRAINT cabinet_recovery_settings_notify_mode_check CHECK (notify_mode IN ('on', 'off')),
-DROP COLUMN awake_until;
+DROP COLUMN IF EXISTS awake_until;
 """
 
 

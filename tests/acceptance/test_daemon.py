@@ -6,7 +6,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import datetime, timedelta
 from itertools import pairwise
 
@@ -18,7 +18,16 @@ from db.connect import Address
 from db.embedded import EmbeddedServer
 from db.migrate import migrate
 from tests.database import Database
-from tests.processes import Daemon, eventually, over_tcp, own_server, run_python, standby_of
+from tests.processes import (
+    PATIENCE_SECONDS,
+    Daemon,
+    eventually,
+    over_tcp,
+    own_server,
+    run_python,
+    standby_of,
+    started,
+)
 from tests.servers import TemplateDatabase
 from tests.traffic import QUIET, audits, match, matched_one_by_one, slow_lead, unmatched_leads, wait_until_in_hand
 
@@ -177,6 +186,27 @@ class TestBeingAskedToStop:
                     os.kill(process, signal.SIGCONT)
 
             assert len(daemon.plain_lines) == 1
+
+    @pytest.mark.parametrize(("command", "status", "looks"), [("run", 0, 2), ("sweep", 143, 1)])
+    def test_while_the_server_hangs_in_a_look_ends_at_once(
+        self, server: EmbeddedServer, url: str, command: str, status: int, looks: int
+    ) -> None:
+        with closing(Database(url)) as database:
+            database.run("ALTER VIEW ops.v_cabinet_recovery_pending RENAME TO pending_as_it_was")
+            database.run("CREATE VIEW ops.v_cabinet_recovery_pending AS "
+                         "SELECT * FROM ops.pending_as_it_was WHERE (SELECT pg_sleep(60) IS NOT NULL)")  # fmt: skip
+            looking = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+            with started(command, url=url) as process, ExitStack() as last:
+                last.callback(process.kill)
+                eventually(lambda: len(database.run(looking)) == looks)
+                for backend in (server.pid, *(row["pid"] for row in database.run(looking))):
+                    last.callback(os.kill, backend, signal.SIGCONT)
+                    os.kill(backend, signal.SIGSTOP)
+                asked = time.monotonic()
+                process.send_signal(signal.SIGTERM)
+
+                assert process.wait(PATIENCE_SECONDS) == status
+                assert time.monotonic() - asked < 4
 
     def test_while_the_server_is_away_ends_with_0(self) -> None:
         with Daemon("host=127.0.0.1 port=1 user=nobody dbname=nothing") as daemon:

@@ -17,13 +17,16 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from consumer.connection import open_connection
 from consumer.outage import Outage
 from consumer.role import Place, Role
 from db.connect import Address, Connection
 from db.embedded import DISPOSABLE_SETTINGS, SHARED_TEMPORARY, EmbeddedServer
+from db.liveness import deadline
 from db.migrate import migrate
+from tests.chaos.proxy import Proxy
 from tests.database import Database
-from tests.processes import PATIENCE_SECONDS, Daemon, environment, eventually, own_server
+from tests.processes import PATIENCE_SECONDS, Daemon, environment, eventually, over_tcp, own_server
 from tests.servers import TemplateDatabase
 from tests.traffic import (
     QUIET,
@@ -92,6 +95,29 @@ class TestTheProof:
             assert len(daemon.events("database.lost")) == 1
             assert len(daemon.events("listener.listening", level="info")) == 1
         template.drop(elsewhere)
+
+    def test_may_take_longer_than_the_interval_but_is_demanded_in_its_time_all_the_same(self) -> None:
+        patient = {**QUIET, "proof_interval_seconds": "1", "proof_timeout_seconds": "3"}
+        with own_server() as server, Proxy(server.port) as proxy:
+            migrate(Address.parse(server.url()))
+            late = make_conninfo(over_tcp(server, server.url()), port=proxy.port)
+            with (
+                Daemon(server.url(), **patient, listener_database_url=late) as daemon,
+                closing(Database(server.url())) as database,
+                psycopg.connect(server.url(), autocommit=True) as onlooker,
+            ):
+                daemon.wait_for("listener.proved")
+                onlooker.execute(f"LISTEN {proof_channels(database)[0]}")
+                proxy.delay(1.2)
+                nonces = set[str]()
+                while len(nonces) < 3:  # the next is made once the last has come back
+                    nonces |= {one.payload for one in onlooker.notifies(timeout=PATIENCE_SECONDS, stop_after=1)}
+                assert daemon.events("database.lost") == []
+
+                proxy.hold()
+                daemon.wait_for("database.lost", role="listener")
+                proxy.release()
+                assert daemon.stop() == 0
 
 
 def proof_channels(database: Database) -> list[str]:
@@ -181,6 +207,16 @@ def test_a_notification_queue_that_fills_is_warned_about_from_a_tenth() -> None:
             assert daemon.stop() == 0
 
     assert 0.1 <= warned["usage"] < 0.3
+
+
+def test_an_answer_that_did_not_come_in_time_is_not_told_of_as_a_crash_of_the_server(database: Database) -> None:
+    async def ask() -> None:
+        connection = await open_connection(Address.parse(database.url), "test")
+        async with connection, deadline(connection, 0.2):
+            await connection.execute("SELECT pg_sleep(60)")
+
+    with pytest.raises(psycopg.OperationalError, match=r"^the server did not answer within 0\.2 s$"):
+        asyncio.run(ask())
 
 
 class TestARole:

@@ -4,8 +4,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import psycopg
@@ -19,6 +19,8 @@ from db.embedded import runnable_binaries
 from db.host import HostDoesNotFit, require_fitting_host
 from db.migrate import migrate
 from db.roles import Roles
+from db.uninstall import uninstall
+from migrations import execution
 from tests.database import Database
 from tests.host import EFFECTIVE, HOST, IMPACT, OLD_VIEWS, dump, is_ours, run
 from tests.processes import ELSEWHERE, Daemon, InThisProcess, environment, eventually
@@ -314,6 +316,37 @@ class TestInterrupted:
         assert status == 0 or call("migrate", DATABASE_URL=url).returncode == 0
         assert dump(url) == dump(undisturbed)
         hosts.drop(undisturbed)
+
+    def test_after_any_statement_it_can_be_repeated_and_so_can_what_takes_it_back(
+        self, monkeypatch: pytest.MonkeyPatch, url: str, hosts: TemplateDatabase
+    ) -> None:
+        undisturbed = hosts.fresh()
+        before = dump(undisturbed)
+        migrate(Address.parse(undisturbed))
+
+        self._repeat_until_done(monkeypatch, lambda: migrate(Address.parse(url)))
+        assert dump(url) == dump(undisturbed)
+
+        self._repeat_until_done(monkeypatch, lambda: uninstall(Address.parse(url)))
+        assert dump(url) == before
+        hosts.drop(undisturbed)
+
+    def _repeat_until_done(self, monkeypatch: pytest.MonkeyPatch, do: Callable[[], None]) -> None:
+        """Each run comes one statement further than the last, and is cut off before that is told of as a step done."""
+        run_to_its_end, done = execution.run, set[str]()
+
+        def run_and_cut_off(statement: str) -> None:
+            run_to_its_end(statement)
+            if statement not in done:
+                done.add(statement)
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(execution, "run", run_and_cut_off)
+            while True:
+                with suppress(KeyboardInterrupt):
+                    do()
+                    break
 
     def _cut_off(self, url: str, number: signal.Signals, at_line: int) -> int:
         with subprocess.Popen(

@@ -5,7 +5,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from db.connect import Address
 from db.engine import open_engine
 from db.trigger_switch import read_states, switch
 from tests.database import Database
-from tests.engine import REMATCH
+from tests.engine import REMATCH, held_handler
 from tests.processes import eventually
 
 
@@ -201,6 +201,35 @@ def test_no_lock_error_reaches_the_caller_while_a_failure_is_recorded(database: 
         )
 
     assert batch == Batch(busy=[lead])
+
+
+def test_a_failure_that_another_handler_is_about_to_mend_is_not_recorded(database: Database, refusal: str) -> None:
+    lead = database.lead(matched_to=database.person())
+    with ExitStack() as recovering:
+
+        def mended_and_in_another_s_hands() -> None:
+            database.connection.execute(refusal)
+            recovering.enter_context(held_handler(database, lead))
+
+        batch = recover_with(database, lead, mended_and_in_another_s_hands)
+
+    assert batch == Batch(busy=[lead])
+    assert database.audit_of(lead)
+    assert database.exception_of(lead) is None
+
+
+def test_a_failure_that_another_handler_has_mended_is_looked_at_again(database: Database, refusal: str) -> None:
+    lead = database.lead(matched_to=database.person())
+
+    def mended_and_recovered() -> None:
+        database.connection.execute(refusal)
+        with held_handler(database, lead):
+            pass
+
+    recover_with(database, lead, mended_and_recovered)
+
+    assert database.audit_of(lead)
+    assert database.events() == [(lead, "reconcile")]
 
 
 def test_an_operator_s_wish_outlives_a_lock(database: Database, refusal: str) -> None:
