@@ -14,7 +14,9 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from db.connect import Address
 from db.embedded import DISPOSABLE_SETTINGS, SHARED_TEMPORARY, EmbeddedServer
+from db.migrate import migrate
 
 MEMORY = Path("/dev/shm")
 MEMORY_NEEDED_BYTES = 2 * 1024**3  # for every worker's databases, and far more than they use
@@ -56,6 +58,20 @@ def embedded_server() -> Iterator[str]:
         Path(folder).chmod(0o755)  # the server's account may be another one
         with EmbeddedServer(Path(folder) / "data", settings=DISPOSABLE_SETTINGS) as server:
             yield server.url()
+
+
+@contextmanager
+def ascii_database(admin_conninfo: str) -> Iterator[str]:
+    """The conninfo of a migrated database in SQL_ASCII, which takes any bytes for text."""
+    name = f"cabinet_recovery_ascii_{secrets.token_hex(4)}"
+    with psycopg.connect(admin_conninfo, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE_PROVIDER libc LOCALE 'C'")
+        try:
+            url = make_conninfo(admin_conninfo, dbname=name, client_encoding="UTF8")
+            migrate(Address.parse(url))
+            yield url
+        finally:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 class TemplateDatabase:

@@ -20,13 +20,12 @@ from consumer import cli
 from consumer.errors import ExitCode, exit_code_of, one_line
 from consumer.proof import Proof
 from consumer.settings import Settings, variable_of
-from db.connect import Address
-from db.migrate import migrate
 from tests.acceptance.test_liveness import proof_channels
 from tests.database import Database
 from tests.engine import held_handler
 from tests.logins import PASSWORD
 from tests.processes import Daemon, eventually
+from tests.servers import ascii_database
 
 QUIET = {"log_level": "debug", "sweep_interval_seconds": "3600"}
 MOST_BYTES = 7_999
@@ -108,24 +107,15 @@ class TestNotifications:
             assert daemon.events("database.lost") == []
 
     def test_that_are_no_text_are_dropped_and_counted(self, server_url: str) -> None:
-        name = "cabinet_recovery_ascii"
-        with psycopg.connect(server_url, autocommit=True) as admin:
-            admin.execute(f"DROP DATABASE IF EXISTS {name}")
-            admin.execute(
-                f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE_PROVIDER libc LOCALE 'C'"
-            )
-            url = make_conninfo(server_url, dbname=name, client_encoding="UTF8")
-            migrate(Address.parse(url))
-            with closing(Database(url)) as database, Daemon(url, **QUIET) as daemon:
-                daemon.wait_for("listener.proved")
-                database.connection.execute(b"SELECT pg_notify('cabinet_recovery', E'\\xff\\xfe' || n) "
-                                            b"FROM generate_series(1, 5) AS n")  # fmt: skip
-                lead = database.lead(matched_to=database.person())
-                daemon.wait_for_leads([lead])
-                assert daemon.stop() == 0
-                (stopped,) = daemon.events("service.stopped")
-                assert (stopped["refused"], stopped["notifications"]) == (5, 6)
-            admin.execute(f"DROP DATABASE {name}")
+        with ascii_database(server_url) as url, closing(Database(url)) as database, Daemon(url, **QUIET) as daemon:
+            daemon.wait_for("listener.proved")
+            database.connection.execute(b"SELECT pg_notify('cabinet_recovery', E'\\xff\\xfe' || n) "
+                                        b"FROM generate_series(1, 5) AS n")  # fmt: skip
+            lead = database.lead(matched_to=database.person())
+            daemon.wait_for_leads([lead])
+            assert daemon.stop() == 0
+            (stopped,) = daemon.events("service.stopped")
+            assert (stopped["refused"], stopped["notifications"]) == (5, 6)
 
 
 class TestTheChannelOfTheProof:

@@ -1,6 +1,7 @@
 """What hosts' tables hold in the end, though nobody meant them to: docs/dirty-data.md has a row for each."""
 
 import unicodedata
+from contextlib import closing
 from datetime import UTC, datetime
 
 import pytest
@@ -11,6 +12,7 @@ from consumer.reports.story import read_story
 from db.engine import open_engine
 from db.reports import list_parked, read_status
 from tests.database import Database, by_lead
+from tests.servers import ascii_database
 
 # Not one that an index can compress: 2,704 bytes are the most that a key may have.
 LONG = "".join(chr(0x4E00 + n * n * 7919 % 20_011) for n in range(900))
@@ -335,3 +337,22 @@ def origin_s_lead(database: Database, lead_id: str) -> str:
     origin = database.origin_of(link["person_key"])
     assert origin
     return str(origin["origin_source_id"])
+
+
+def test_ids_that_are_no_text_are_passed_by(server_url: str) -> None:
+    with ascii_database(server_url) as url, closing(Database(url)) as database:
+        leads = [database.lead(external_id=one, matched_to=database.person()) for one in ("plain", "peña", "€", "🚕")]
+        for broken in (rb"pe\361a", rb"\300\200", rb"\355\240\200", rb"\364\220\200\200", rb"\342\202"):
+            database.connection.execute(b"INSERT INTO public.module_ct_cabinet_leads (external_id) VALUES (E'" + broken
+                                        + b"')")  # fmt: skip
+        person = database.person()
+        database.run(
+            "INSERT INTO ops.identity_matching_jobs (source_type, source_id, status, matched_person_key) "
+            "SELECT 'cabinet', external_id, 'matched', %s FROM public.module_ct_cabinet_leads "
+            "WHERE lead_created_at IS NULL",
+            person,
+        )
+
+        summary = database.sweep()
+
+        assert summary.outcomes == {Outcome.RECOVERED: len(leads)}
