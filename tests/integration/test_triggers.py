@@ -517,7 +517,7 @@ class TestTheEngineSSession:
     ) -> None:
         adapt(two_phase_database, lease="clock_timestamp() + interval '1 minute'")
         person = two_phase_database.person()
-        with psycopg.connect(two_phase_database.url) as engine:
+        with psycopg.connect(two_phase_database.owner_url) as engine:
             engine.tpc_begin(engine.xid(1, "match", "engine"))
             match(engine, person, "one")
             engine.tpc_prepare()
