@@ -4,6 +4,7 @@ import io
 import os
 import sys
 from dataclasses import fields
+from textwrap import fill
 from typing import Annotated
 
 import typer
@@ -30,8 +31,15 @@ EXIT_STATUS = (
     "5 some leads failed, are unknown or parked; 130, 143 stopped by a signal before the work was done."
 )
 SETTINGS = "Settings, from the environment:\n\n\b\n" + "\n".join(
-    f"{variable_of(setting)}\n    {setting.metadata['help']}"
-    + ("" if is_address(setting) else f" ({allowed(setting)}; default {setting.default or 'none'})")
+    f"{variable_of(setting)}\n"
+    + fill(
+        setting.metadata["help"]
+        + ("" if is_address(setting) else f" ({allowed(setting)}; default {setting.default or 'none'})"),
+        width=76,  # help is at most 80 wide, and indents this by two
+        initial_indent=" " * 4,
+        subsequent_indent=" " * 4,
+        break_on_hyphens=False,
+    )
     for setting in fields(Settings)
 )
 

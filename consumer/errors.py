@@ -8,6 +8,8 @@ from enum import IntEnum
 from typing import Never
 
 MISSING_RIGHT = "42501"
+# Whoever is short of a right for `consumer triggers disable` is not helped by what the service is granted.
+WHO_MAY = "; it takes the owner of the host's tables, or what they grant by `consumer grants --apply`"
 
 
 class ExitCode(IntEnum):
@@ -94,7 +96,7 @@ def one_line(error: BaseException) -> str:
 
     error = _cause(error)
     if isinstance(error, psycopg.Error) and error.diag.message_primary:
-        hint = "; run `consumer grants --apply` again, as the tables' owner" if error.sqlstate == MISSING_RIGHT else ""
+        hint = WHO_MAY if error.sqlstate == MISSING_RIGHT else ""
         primary = " ".join(error.diag.message_primary.split())[:500]
         return f"the database answered: {primary} (SQLSTATE {error.sqlstate}){hint}"
     return " ".join(str(error).split()) or type(error).__name__

@@ -105,14 +105,8 @@ WHERE tgrelid = ANY(ARRAY[to_regclass('canon.identity_links'), to_regclass('ops.
     AND NOT tgisinternal
 """
 
+# In the order in which they can be made.
 VIEWS: dict[str, str] = {
-    "v_cabinet_lead_identity_effective": (
-        "lead_id lead_date person_key_effective identity_link_source identity_effective"
-    ),
-    "v_cabinet_identity_recovery_impact_14d": (
-        "lead_id lead_date window_end_14d person_key_effective identity_effective origin_ok has_claim "
-        "claim_status_bucket recovered_at recovered_within_14d impact_bucket"
-    ),
     "v_cabinet_recovery_identity": (
         "lead_pk lead_id lead_created_at lead_date window_ends_at link_pk link_person_key linked_at link_version "
         "link_person_known job_id job_person_key job_person_known person_key_effective"
@@ -123,16 +117,51 @@ VIEWS: dict[str, str] = {
         "origin_source_id origin_resolution_status origin_decided_by origin_version"
     ),
     "v_cabinet_recovery_pending": "lead_id events requested_at parked_at next_attempt_at is_due",
+    "v_cabinet_lead_identity_effective": (
+        "lead_id lead_date person_key_effective identity_link_source identity_effective"
+    ),
+    "v_cabinet_identity_recovery_impact_14d": (
+        "lead_id lead_date window_end_14d person_key_effective identity_effective origin_ok has_claim "
+        "claim_status_bucket recovered_at recovered_within_14d impact_bucket"
+    ),
+    "v_cabinet_recovery_calendar": "business_time_zone read_at today",
+    "v_cabinet_recovery_audit": (
+        "lead_id first_recovered_at last_recovered_at recovered_person_key recovered_by recovery_method lead_date "
+        "lead_created_at window_ends_at matched_at"
+    ),
+    "v_cabinet_recovery_exception": (
+        "lead_id outcome sqlstate message attempts next_attempt_at parked_at first_seen_at last_seen_at resolved_at"
+    ),
+    "v_cabinet_recovery_event": "lead_id event_id source requested_at",
+    "v_cabinet_recovery_job": "lead_id status person_key attempts last_attempt_at updated_at",
+    "v_cabinet_recovery_link": "lead_id person_key match_rule match_score linked_at previous_person_key",
+    "v_cabinet_recovery_origin": ("person_key origin_tag origin_source_id resolution_status decided_by decided_at"),
+    "v_cabinet_recovery_origin_history": (
+        "person_key changed_at origin_tag_old origin_source_id_old resolution_status_old origin_tag_new "
+        "origin_source_id_new resolution_status_new"
+    ),
 }
+
+# The two that the host knows by name are its own again where they read nothing of ours.
 VIEW_COLUMNS: LiteralString = """
-SELECT relation.relname, string_agg(attribute.attname, ' ' ORDER BY attribute.attnum) AS columns
+SELECT
+    relation.relname,
+    string_agg(attribute.attname, ' ' ORDER BY attribute.attnum) AS columns,
+    relation.relname !~ '^v_cabinet_recovery_' AND NOT EXISTS (
+        SELECT FROM pg_rewrite AS rule
+        INNER JOIN pg_depend AS reads ON reads.classid = 'pg_rewrite'::regclass AND reads.objid = rule.oid
+        INNER JOIN pg_class AS ours ON reads.refclassid = 'pg_class'::regclass AND reads.refobjid = ours.oid
+        WHERE rule.ev_class = relation.oid
+            AND ours.relnamespace = relation.relnamespace
+            AND ours.relname ~ '^(v_)?cabinet_recovery_'
+    ) AS is_theirs
 FROM pg_class AS relation
 INNER JOIN pg_attribute AS attribute ON attribute.attrelid = relation.oid
 WHERE relation.relnamespace = to_regnamespace('ops')
     AND relation.relname = ANY(%(views)s)
     AND relation.relkind = 'v'
     AND attribute.attnum > 0
-GROUP BY relation.relname
+GROUP BY relation.oid, relation.relname, relation.relnamespace
 """
 
 # The probe. What it writes is a link, and a job, of a lead that there is not; all of it is rolled back. Of the host's

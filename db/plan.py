@@ -90,8 +90,9 @@ def plan(connection: psycopg.Connection, address: Address) -> list[PlannedObject
     enums = [_Named("type", name) for name in HOST_ENUMS if f"('{name}', ARRAY[" in script and "CREATE TYPE" in script]
     named = _named_in(GUARDED.sub(lambda guarded: _without_what_is_left(connection, guarded), script))
     altered = [one for name in ALTERS.findall(script) if (one := _Named("table", name)) not in named]
-    planned = [_planned(connection, one) for one in dict.fromkeys(enums + named)]
-    return planned + [PlannedObject("alter", one.kind, one.name) for one in altered]
+    # A view that a later migration makes anew is named twice.
+    planned = dict.fromkeys(_planned(connection, one) for one in dict.fromkeys(enums + named))
+    return [*planned] + [PlannedObject("alter", one.kind, one.name) for one in altered]
 
 
 def _without_what_is_left(connection: psycopg.Connection, guarded: re.Match[str]) -> str:

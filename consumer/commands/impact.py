@@ -1,6 +1,6 @@
 """`consumer impact`: what recovery did for collection within 14 days."""
 
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -19,12 +19,19 @@ class Format(StrEnum):
     CSV = "csv"
 
 
+def _day(text: str) -> date:
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").date()  # noqa: DTZ007 # a day of the calendar has no zone
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no day as YYYY-MM-DD, such as 2026-11-24") from None
+
+
 def impact(
     since: Annotated[
-        datetime | None, typer.Option(formats=["%Y-%m-%d"], metavar="DATE", help="Leads of this lead_date and later.")
+        date | None, typer.Option(parser=_day, metavar="YYYY-MM-DD", help="Leads of this lead_date and later.")
     ] = None,
     until: Annotated[
-        datetime | None, typer.Option(formats=["%Y-%m-%d"], metavar="DATE", help="Leads of this lead_date and earlier.")
+        date | None, typer.Option(parser=_day, metavar="YYYY-MM-DD", help="Leads of this lead_date and earlier.")
     ] = None,
     output: Annotated[
         Format, typer.Option("--format", help="csv: a row for each day, for a spreadsheet.")
@@ -47,7 +54,7 @@ def impact(
 
     if since and until and since > until:
         raise typer.BadParameter("--since is later than --until")
-    period = Period(since and since.date(), until and until.date())
+    period = Period(since, until)
     with open_engine(load_settings().database, "impact") as engine:
         report = read_impact(engine, period)
     if html is not None:

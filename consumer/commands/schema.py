@@ -25,10 +25,10 @@ def migrate(
 ) -> None:
     """Bring the service's schema up to date.
 
-    The host's tables are created only where they are missing all, and otherwise left as they are; where they do not
-    fit, all that is wrong is listed, nothing is changed and the exit status is 3. Safe to interrupt, to repeat and to
-    start twice. In the host's database it waits for locks a tenth of a second
-    at a time, so that nobody queues up behind it, and says who has them.
+    Run it as the owner of the host's tables. These are created only where all of them are missing, and otherwise left
+    as they are; where they do not fit, all that is wrong is listed, nothing is changed and the exit status is 3. Safe
+    to interrupt, to repeat and to start twice. In the host's database it waits for locks a tenth of a second at a time,
+    so that nobody queues up behind it, and says who has them.
     """
     from db.host import HostDoesNotFit
     from db.migrate import migrate
@@ -75,10 +75,11 @@ def uninstall(
 ) -> None:
     """Remove the service from the database.
 
-    The host's schema is left as it was. Triggers, index, views and tables of ours go; views of the host's that were
-    replaced come back as they were. The audit stays unless told otherwise. What was recovered stays, as do the rights
-    that roles were given on the host's tables, but for the service's own roles. Stop every consumer before: while one
-    is connected, this is refused. Safe to interrupt and to repeat; it waits for locks as `consumer migrate` does.
+    Run it as the owner of the host's tables. The host's schema is left as it was. Triggers, index, views and tables of
+    ours go; views of the host's that were replaced come back as they were. The audit stays unless told otherwise. What
+    was recovered stays, as do the rights that roles were given on the host's tables, but for the service's own roles.
+    Stop every consumer before: while one is connected, this is refused. Safe to interrupt and to repeat; it waits for
+    locks as `consumer migrate` does.
     """
     from db.uninstall import Installed, look, uninstall
 

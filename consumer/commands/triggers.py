@@ -34,7 +34,7 @@ def triggers_status(as_json: Json = False) -> None:
 def triggers_enable() -> None:
     """Turn matches into events again.
 
-    What was matched meanwhile, the next `consumer sweep` finds.
+    Run it as the owner of the host's tables. What was matched meanwhile, the next `consumer sweep` finds.
     """
     _switch("ENABLE")
 
@@ -43,7 +43,7 @@ def triggers_enable() -> None:
 def triggers_disable() -> None:
     """Stop turning matches into events.
 
-    The engine's writes then pass us by, and only sweeps recover them.
+    Run it as the owner of the host's tables. The engine's writes then pass us by, and only sweeps recover them.
     """
     _switch("DISABLE")
 

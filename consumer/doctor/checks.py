@@ -69,7 +69,7 @@ def triggers(patient: Patient) -> Finding:
     states = {row["tgname"]: row["state"] for row in patient.ask(queries.TRIGGERS)}
     wanted = [name for of_table in TRIGGERS.values() for name in of_table]
     if missing := [name for name in wanted if name not in states]:
-        mend = f"as the owner of its table: {_psql('triggers', missing[0])}"
+        mend = f"as the owner of its table: {_psql('triggers', *missing)}"
         return Finding("triggers", "fail", f"missing: {', '.join(missing)}", mend)
     if silent := [name for name in wanted if states[name] not in "OA"]:
         return Finding("triggers", "fail", f"do not fire: {', '.join(silent)}", "consumer triggers enable")
@@ -87,7 +87,7 @@ def events(patient: Patient) -> Finding:
         patient.connection.execute(queries.SET_UP, {"statement_timeout_ms": 5000})
         silent = list(_silent(patient, tries, persons))
     if silent:
-        anew = _psql("triggers", f"cabinet_recovery_{silent[0]}")
+        anew = _psql("triggers", *(f"cabinet_recovery_{name}" for name in silent))
         mend = f"consumer triggers enable; else, as the owner of its table: {anew}"
         return Finding("events", "fail", f"a match makes no event: {', '.join(silent)}", mend)
     told = "" if may_write_jobs else "; jobs not tried, for this role may not write them: the owner may"
@@ -132,17 +132,23 @@ def notify_queue(patient: Patient) -> Finding:
 
 
 def views(patient: Patient) -> Finding:
-    found = {row["relname"]: row["columns"] for row in patient.ask(queries.VIEW_COLUMNS, views=list(queries.VIEWS))}
+    """Look for all of ours, and whether the host's migrations put back the two that it knows by name."""
+    rows = patient.ask(queries.VIEW_COLUMNS, views=list(queries.VIEWS))
+    found = {row["relname"]: row["columns"] for row in rows}
     if wrong := [name for name, columns in queries.VIEWS.items() if found.get(name) != columns]:
         told = ", ".join(f"{name} {'has other columns' if name in found else 'is missing'}" for name in wrong)
-        mend = f"rename yours, if it is one; then, as the owner: {_psql('views', wrong[0])}"
+        mend = f"rename yours, if it is one; then, as the owner: {_psql('views', *wrong)}"
         return Finding("views", "fail", told, mend)
-    return Finding("views", "ok", f"all {len(found)} have the right columns")
+    if theirs := [name for name in queries.VIEWS if name in {row["relname"] for row in rows if row["is_theirs"]}]:
+        told = f"not as we made it, so its figures go by other rules: {', '.join(theirs)}"
+        return Finding("views", "warn", told, f"as the owner: {_psql('views', *theirs)}")
+    return Finding("views", "ok", f"all {len(found)} are as we made them")
 
 
-def _psql(folder: str, name: str) -> str:
-    """The command that makes the object anew, from its file, wherever we are installed."""
-    return f'psql "$DATABASE_URL" -f {shlex.quote(str(resources.files("db") / folder / f"{name}.sql"))}'
+def _psql(folder: str, *names: str) -> str:
+    """The command that makes the objects anew, from their files, wherever we are installed."""
+    files = (shlex.quote(str(resources.files("db") / folder / f"{name}.sql")) for name in names)
+    return f'psql "$DATABASE_URL" {" ".join(f"-f {file}" for file in files)}'
 
 
 def due(patient: Patient) -> Finding:
@@ -167,7 +173,7 @@ def undone(patient: Patient) -> Finding:
 def stale_origins(patient: Patient) -> Finding:
     found = patient.ask_one(queries.STALE_ORIGINS, LOOK_SECONDS)
     if found["leads"]:
-        told = f"{found['leads']} origins name leads that are gone, such as {found['example'][:60]}"
+        told = f"origins of leads that are gone: {found['leads']}, such as that of {found['example'][:60]}"
         return Finding("stale origins", "warn", told, "put the leads back; else the person's next lead takes it over")
     return Finding("stale origins", "ok", "every origin's lead is there")
 
@@ -175,7 +181,7 @@ def stale_origins(patient: Patient) -> Finding:
 def disagreements(patient: Patient) -> Finding:
     found = patient.ask_one(queries.DISAGREEMENTS, LOOK_SECONDS)
     if found["leads"]:
-        told = f"{found['leads']} jobs name another person than the link, which counts"
+        told = f"jobs that name another person than the link, which counts: {found['leads']}"
         return Finding("disagreements", "warn", told, f"consumer why {found['example'][:60]}; then mend the wrong one")
     return Finding("disagreements", "ok", "jobs and links name the same persons")
 
@@ -184,7 +190,7 @@ def audit(patient: Patient) -> Finding:
     found = patient.ask_one(queries.FOREIGN_AUDIT, LOOK_SECONDS)
     if not found["leads"]:
         return Finding("audit", "ok", "nobody else writes it")
-    told = f"{found['leads']} rows are not ours, the latest of {found['latest']:%Y-%m-%d %H:%M %Z}"
+    told = f"rows that are not ours: {found['leads']}, the latest of {found['latest']:%Y-%m-%d %H:%M %Z}"
     if found["is_recent"]:
         return Finding("audit", "warn", told, "does the old job still run? take it out of the crontab")
     return Finding("audit", "ok", f"{told}: from before")
@@ -219,7 +225,7 @@ CHECKS: dict[str, tuple[Check, bool]] = {
     "server": (server, False),
     "schema": (schema, False),
     "rights": (rights, True),
-    "triggers": (triggers, False),
+    "triggers": (triggers, True),
     "events": (events, True),
     "notify": (notify, False),
     "notify queue": (notify_queue, False),

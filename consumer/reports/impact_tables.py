@@ -89,6 +89,7 @@ def _reasons(report: ImpactReport) -> Table:
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(title, *columns, box=None, pad_edge=False)
+    table.columns[0].no_wrap = True  # a bucket's whole name, whatever the terminal's width
     for column in table.columns[1:]:
         if column.header:
             column.justify = "right"

@@ -180,7 +180,9 @@ def _as_json(value: object) -> str:
 
 
 def show_table(table: Table) -> None:
-    # A cell's text is data: square brackets in it are no markup. Wide where nobody looks, so that nothing is cut.
+    # A cell's text is data: square brackets in it are no markup. Nothing is cut: wide where nobody looks, else folded.
+    for column in table.columns:
+        column.overflow = "fold"
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
         console = Console(markup=False, highlight=False, width=240)

@@ -53,6 +53,7 @@ class TestHelp:
         done = run_command("--help")
 
         assert (done.returncode, done.stderr) == (0, "")
+        assert max(map(len, done.stdout.splitlines())) <= 80
         for command in COMMANDS:
             assert command[0] in done.stdout
         for setting in fields(Settings):
@@ -185,6 +186,17 @@ def test_progress_is_shown_on_a_terminal_and_only_there(database: Database) -> N
 
     assert run_command("sweep", url=database.url).stderr == ""
     assert "recovering" in on_terminal("sweep", "--json", url=database.url).stdout
+
+
+def test_a_narrow_terminal_cuts_neither_a_bucket_nor_a_key(call: InThisProcess, database: Database) -> None:
+    person = database.person()
+    lead = database.lead(matched_to=person)
+    narrow = {"DATABASE_URL": database.url, "FORCE_COLOR": "1", "COLUMNS": "80"}
+
+    shown = [call(*command, **narrow).stdout for command in (("impact",), ("reprocess", lead, "--dry-run"))]
+
+    assert "recovered_within_14d_but_no_claim" in shown[0]
+    assert all("…" not in one for one in shown)
 
 
 def test_the_daemon_logs_for_people_on_a_terminal(database: Database) -> None:

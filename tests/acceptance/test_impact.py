@@ -281,6 +281,7 @@ class TestThePage:
     "arguments",
     [
         ("--since", "yesterday"),
+        ("--since", "24/11/2026"),
         ("--since", "2026-02-30"),
         ("--since", "2026-02-02", "--until", "2026-02-01"),
         ("--format", "xml"),
@@ -292,7 +293,9 @@ def test_a_period_or_a_form_that_is_none_is_refused(
     database: Database,
     arguments: tuple[str, ...],
 ) -> None:
-    refused(call("impact", *arguments, DATABASE_URL=database.url), 2)
+    line = refused(call("impact", *arguments, DATABASE_URL=database.url), 2)
+
+    assert "%" not in line
 
 
 def umask() -> int:

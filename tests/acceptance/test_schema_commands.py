@@ -86,6 +86,11 @@ class TestTriggers:
 
         assert "end the long transaction on it" in line
 
+    def test_are_the_owner_s_to_switch_and_nobody_else_s(self, call: InThisProcess, database: Database) -> None:
+        line = refused(call("triggers", "disable", DATABASE_URL=database.url), 4)
+
+        assert "it takes the owner of the host's tables" in line
+
     def test_that_are_missing_are_told_of_when_switched(self, call: InThisProcess, database: Database) -> None:
         database.run("DROP TRIGGER cabinet_recovery_job_updated ON ops.identity_matching_jobs")
 

@@ -68,6 +68,7 @@ def planned(call: InThisProcess, url: str) -> dict[str, set[str]]:
     done = call("migrate", "--plan", DATABASE_URL=url)
     assert (done.returncode, done.stderr) == (0, "")
     rows = [line.split()[:3] for line in done.stdout.splitlines()[1:]]
+    assert len(rows) == len({tuple(row) for row in rows})
     return {action: {f"{kind} {name}" for a, kind, name in rows if a == action} for action, _, _ in rows}
 
 
