@@ -137,11 +137,15 @@ def show_story(lead_id: str, chapters: Iterable[tuple[str, datetime | None, str]
 
 
 def show_findings(findings: Iterable["Finding"]) -> None:
-    table = Table("check", "state", "found", "mend it with", box=None, pad_edge=False)
+    findings = list(findings)
+    table = Table("check", "state", "found", box=None, pad_edge=False)
     for one in findings:
-        state = Text(one.state, style=COLOURS[one.state])
-        table.add_row(one.check, state, printable(one.text), printable(one.mend))
+        table.add_row(one.check, Text(one.state, style=COLOURS[one.state]), printable(one.text))
     show_table(table)
+    # Below the table: in a column of it, a command is folded on a narrow terminal, and cannot be copied.
+    mends = [f"  {one.check}: {printable(one.mend)}" for one in findings if one.mend]
+    if mends:
+        Console(markup=False, highlight=False, soft_wrap=True).print("\n".join(["", "mend it with", *mends]))
 
 
 def show_triggers(states: Sequence["TriggerState"]) -> None:

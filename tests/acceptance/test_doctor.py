@@ -120,8 +120,18 @@ def test_people_are_shown_what_mends_it(call: InThisProcess, healthy: Database) 
     assert done.returncode == 5
     (line,) = [one for one in done.stdout.splitlines() if one.startswith("triggers ")]
     assert "fail" in line
-    assert line.rstrip().endswith("consumer triggers enable")
+    assert "  triggers: consumer triggers enable" in done.stdout.splitlines()
     assert "\x1b" not in done.stdout
+
+
+def test_what_mends_it_can_be_copied_from_a_narrow_terminal(call: InThisProcess, healthy: Database) -> None:
+    healthy.run("DROP TRIGGER cabinet_recovery_link_inserted ON canon.identity_links")
+    mend = found(healthy)["triggers"].mend
+
+    done = call("doctor", DATABASE_URL=healthy.url, FORCE_COLOR="1", COLUMNS="80")
+
+    assert len(mend) > 80
+    assert f"  triggers: {mend}" in done.stdout.splitlines()
 
 
 class TestSchema:
