@@ -17,8 +17,9 @@ import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -109,6 +110,19 @@ def _copy_package(package: Path, copy: Path) -> None:
             draft.rename(copy)
 
 
+@contextmanager
+def kept_port() -> Iterator[int]:
+    """Keep a port of 127.0.0.1 for a server that is to listen there, also while it does not run.
+
+    A socket that is bound and does not listen is in nobody's way who names the port, and sets SO_REUSEADDR as servers
+    do; to whoever asks for any port, and to the near end of a client's connection, the kernel gives another one.
+    """
+    with socket.socket() as keeper:
+        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        keeper.bind(("127.0.0.1", 0))
+        yield int(keeper.getsockname()[1])
+
+
 class EmbeddedServer:
     """A PostgreSQL server as a direct child of this process; as a context manager, started and stopped.
 
@@ -133,8 +147,11 @@ class EmbeddedServer:
         self._home = SHARED_TEMPORARY / f"crpg-{secrets.token_hex(8)}"
         self._home_made = False
         self._data = folder.resolve() if folder else self._home / "data"
-        with socket.create_server(("127.0.0.1", 0)) as probe:  # free now, if not for sure at the start
-            self._port = int(probe.getsockname()[1]) if listen_on_tcp else 5432
+        self._port = 5432
+        if listen_on_tcp:
+            keeping = ExitStack()
+            self._port = keeping.enter_context(kept_port())
+            weakref.finalize(self, keeping.close)
         self._password = secrets.token_urlsafe(24) if listen_on_tcp else None
         self._settings = {} if folder else dict(DISPOSABLE_SETTINGS)
         self._settings |= {"listen_addresses": "127.0.0.1" if listen_on_tcp else "", "port": f"{self._port}"}

@@ -236,3 +236,12 @@ def blockers(database: Database, connection: psycopg.Connection[Any]) -> list[in
     """The server processes that this connection waits for."""
     found: list[int] = database.value("SELECT pg_blocking_pids(%s)", connection.info.backend_pid)
     return found
+
+
+def waiting_handlers(database: Database) -> list[int]:
+    """The server processes of the handlers of tests that wait for a lock."""
+    rows = database.run(
+        "SELECT pid FROM pg_stat_activity "
+        "WHERE application_name = 'cabinet-recovery test' AND wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    return [row["pid"] for row in rows]

@@ -9,7 +9,7 @@ from datetime import datetime
 import psycopg
 
 from tests.database import Database
-from tests.processes import eventually
+from tests.processes import Daemon, eventually
 
 # No periodic sweep gets in the way, and each lead is told of, whoever recovered it.
 QUIET = {"sweep_interval_seconds": "3600", "log_level": "debug", "reconnect_max_seconds": "1"}
@@ -50,6 +50,15 @@ def matched_one_by_one(database: Database, prefix: str, size: int) -> list[str]:
     lead_ids = unmatched_leads(database, prefix, size)
     for lead_id in lead_ids:
         match(database, [lead_id])
+    return lead_ids
+
+
+def matched_until_worked(database: Database, daemon: Daemon) -> list[str]:
+    """Match leads until the worker recovers one: it connects by itself, and until it does, sweeps stand in."""
+    lead_ids: list[str] = []
+    while not daemon.events("lead.recovered", level="info"):  # what a sweep recovers is told at level debug
+        lead_ids += matched_one_by_one(database, f"before-{len(lead_ids)}", 1)
+        daemon.wait_for_leads(lead_ids)
     return lead_ids
 
 

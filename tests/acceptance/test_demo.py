@@ -47,7 +47,8 @@ def processes_of(demo: subprocess.Popen[str]) -> dict[int, str]:
 
 def data_folder_of(demo: subprocess.Popen[str]) -> Path:
     """Find it on the command line of the demo's server."""
-    [folder] = re.findall(r"postgres -D (\S+)", "\n".join(processes_of(demo).values()))
+    # As a set: a process that the server forked a moment ago has no title of its own yet.
+    [folder] = set(re.findall(r"postgres -D (\S+)", "\n".join(processes_of(demo).values())))
     return Path(folder)
 
 

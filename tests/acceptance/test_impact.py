@@ -16,9 +16,9 @@ import pytest
 from consumer.reports.impact import BUCKETS, REASONS
 from db.impact import SET_UP
 from tests.database import Database
+from tests.days import today
 from tests.processes import InThisProcess, refused
 
-TODAY = datetime.now(UTC).replace(hour=9, minute=0, second=0, microsecond=0, tzinfo=None)
 HOST_S_DEFINITIONS = """
 SELECT
     count(*) AS total_leads,
@@ -36,7 +36,7 @@ FROM ops.v_cabinet_identity_recovery_impact_14d
 
 
 def days_ago(days: int) -> datetime:
-    return TODAY - timedelta(days=days)
+    return today() + timedelta(hours=9) - timedelta(days=days)
 
 
 @pytest.fixture
@@ -325,7 +325,7 @@ def test_a_million_leads_are_counted(call: InThisProcess, database: Database) ->
 
     print(f"\nbuckets of {leads:,} leads by the view {view_seconds:.1f} s; the whole report {report_seconds:.1f} s")
     assert found["totals"]["total_leads"] == leads
-    assert date.fromisoformat(found["series"][0]["date"]) >= TODAY.date()
+    assert date.fromisoformat(found["series"][0]["date"]) >= today().date()
 
 
 def load_a_million(database: Database) -> None:

@@ -7,11 +7,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
@@ -33,13 +31,14 @@ from tests.traffic import (
     audits,
     match,
     matched_one_by_one,
+    matched_until_worked,
     slow_lead,
     unmatched_leads,
     wait_until_in_hand,
 )
 
-PROVED_OFTEN = {**QUIET, "proof_interval_seconds": "1", "proof_timeout_seconds": "1"}
-DEGRADED = {**PROVED_OFTEN, "degraded_sweep_interval_seconds": "1"}
+PROVED_OFTEN = {**QUIET, "proof_interval_seconds": "1"}
+DEGRADED = {**PROVED_OFTEN, "proof_timeout_seconds": "1", "degraded_sweep_interval_seconds": "1"}
 
 
 class TestTheProof:
@@ -72,15 +71,21 @@ class TestTheProof:
     ) -> None:
         elsewhere = template.fresh()
 
-        with Daemon(database.url, **DEGRADED, listener_database_url=elsewhere) as daemon:
-            lost = daemon.wait_for("database.lost", role="listener")
+        often_told = {**DEGRADED, "outage_log_interval_seconds": "1"}
+        with Daemon(database.url, **often_told, listener_database_url=elsewhere) as daemon:
+
+            def reason() -> str:
+                """Where they differ is known once the prober is connected as well."""
+                told = [one["reason"] for one in daemon.events("database.lost", role="listener")]
+                return next((one for one in told if "another server or database" in one), "")
+
+            lost = eventually(reason)
             leads = matched_one_by_one(database, "unheard", 5)
             eventually(lambda: set(audits(database)) == set(leads), seconds=15)
             assert daemon.events("listener.proved") == []
             assert daemon.stop() == 0
 
-        assert "another server or database" in lost["reason"]
-        assert "CABINET_RECOVERY_LISTENER_DATABASE_URL" in lost["reason"]
+        assert "CABINET_RECOVERY_LISTENER_DATABASE_URL" in lost
         template.drop(elsewhere)
 
     def test_that_stays_away_is_told_of_once_and_not_at_every_attempt(
@@ -135,25 +140,18 @@ class TestTheConnections:
             daemon.wait_for_leads(matched_one_by_one(database, "some", 3))
             daemon.wait_for("listener.proved")
             daemon.wait_for("service.ready")
-            eventually(lambda: not self._looks(database))
-            names = eventually(lambda: self._names_if_idle(database))
+            four = [f"cabinet-recovery {role}" for role in ("listener", "prober", "sweeper", "worker")]
+            # Each role connects by itself, the worker perhaps after all that was waited for.
+            eventually(lambda: self._names_if_idle(database) == four)
             assert daemon.stop() == 0
 
-        assert sorted(names) == [f"cabinet-recovery {role}" for role in ("listener", "prober", "sweeper", "worker")]
-
     def _names_if_idle(self, database: Database) -> list[str]:
-        rows = self._sessions(database)
-        idle = all(row["state"] == "idle" and row["backend_xmin"] is None for row in rows)
-        return [row["application_name"] for row in rows] if idle else []
-
-    def _looks(self, database: Database) -> bool:
-        return any(row["application_name"] == "cabinet-recovery look" for row in self._sessions(database))
-
-    def _sessions(self, database: Database) -> list[dict[str, Any]]:
-        return database.run(
+        rows = database.run(
             "SELECT application_name, state, backend_xmin FROM pg_stat_activity "
             "WHERE application_name LIKE 'cabinet-recovery%%' AND datname = current_database()"
         )
+        idle = all(row["state"] == "idle" and row["backend_xmin"] is None for row in rows)
+        return sorted(row["application_name"] for row in rows) if idle else []
 
     @pytest.mark.parametrize("role", ["listener", "worker", "sweeper", "prober"])
     def test_that_are_ended_while_idle_are_made_anew_before_they_are_needed(
@@ -255,7 +253,7 @@ class TestBeingAskedTwice:
     ) -> None:
         slow = slow_lead(database)
         database.run("CREATE OR REPLACE FUNCTION public.take_time() RETURNS trigger LANGUAGE plpgsql AS "
-                     "'BEGIN PERFORM pg_sleep(9); RETURN new; END'")  # fmt: skip
+                     "'BEGIN PERFORM pg_sleep(60); RETURN new; END'")  # fmt: skip
 
         with Daemon(database.url, **QUIET, shutdown_grace_seconds="60") as daemon:
             daemon.wait_for("listener.listening")
@@ -263,11 +261,9 @@ class TestBeingAskedTwice:
             wait_until_in_hand(database)
             daemon.process.send_signal(number)
             daemon.wait_for("service.stopping")
-            asked_again = time.monotonic()
 
-            assert daemon.stop(number) == status
+            assert daemon.stop(number) == status  # the batch would take twice as long as this waits
 
-            assert time.monotonic() - asked_again < 5
             (line,) = daemon.plain_lines
             assert line == "consumer: the batch in hand was given up at the second signal; its events stand"
         assert database.audit_of(slow) is None
@@ -439,10 +435,9 @@ class TestTheServiceManager:
                     "AND datname = current_database()"
                 )
                 assert len(listeners) == 1
-                daemon.wait_for_leads(matched_one_by_one(database, "told", 3))
+                leads = matched_until_worked(database, daemon)
                 hear(heard, "WATCHDOG=1")
-                status = hear(heard, "3 recovered")
-                assert status.startswith("STATUS=listening; last lead recovered ")
+                hear(heard, "STATUS=listening; last lead recovered ", f"; {len(leads)} recovered")
                 assert daemon.stop() == 0
                 hear(heard, "STOPPING=1")
 
@@ -471,8 +466,8 @@ def manager_socket(kind: str) -> Iterator[tuple[str, socket.socket]]:
         yield address, heard
 
 
-def hear(heard: socket.socket, wanted: str) -> str:
-    """Wait for a message with these words in it."""
-    while wanted not in (message := heard.recv(4096).decode()):
-        pass
-    return message
+def hear(heard: socket.socket, *wanted: str) -> None:
+    """Wait for a message with all of these words in it."""
+    message = ""
+    while not all(words in message for words in wanted):
+        message = heard.recv(4096).decode()

@@ -3,11 +3,12 @@
 import asyncio
 import shutil
 import socket
+import statistics
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import psycopg
@@ -24,10 +25,10 @@ from consumer.watchdog import Watchdog
 from db.connect import Address, Connection
 from db.migrate import migrate
 from tests.database import Database
-from tests.processes import Daemon, own_server
+from tests.processes import Daemon, eventually, own_server
 from tests.scraping import Scraper
 from tests.servers import TemplateDatabase
-from tests.traffic import QUIET, match, matched_one_by_one, unmatched_leads
+from tests.traffic import QUIET, match, matched_one_by_one, matched_until_worked, unmatched_leads
 
 SERVED = {**QUIET, "metrics_address": ":0", "metrics_interval_seconds": "1"}
 
@@ -38,7 +39,7 @@ def test_the_metrics_tell_what_became_of_leads_and_how_soon(database: Database) 
         scraper = Scraper(daemon)
         daemon.wait_for("service.ready")
         daemon.wait_for_leads(matched_one_by_one(database, "any", 3))
-        scraper.wait_until(**{'leads_total{outcome="recovered"}': 3, "pending_leads": 0})
+        scraper.wait_until(**{'leads_total{outcome="recovered"}': 3, "pending_leads": 0, "listener_up": 1})
         samples = scraper.samples()
         assert daemon.stop() == 0
 
@@ -102,6 +103,8 @@ def test_while_the_database_is_away_no_figure_of_it_is_told_and_it_is_alive_but_
             scraper.wait_until(listener_up=1, pending_leads=0)
             daemon.wait_for("service.ready")
             assert scraper.get("/readyz").status == 200
+            with closing(Database(server.url())) as database:
+                matched_until_worked(database, daemon)  # each role connects by itself, the worker perhaps last
             server.stop()
             scraper.wait_until(
                 listener_up=0, pending_leads=None, oldest_pending_seconds=None, parked_leads=None,
@@ -114,11 +117,14 @@ def test_while_the_database_is_away_no_figure_of_it_is_told_and_it_is_alive_but_
             server.start()
             scraper.wait_until(listener_up=1, pending_leads=0)
             assert scraper.get("/readyz").status == 200
-            samples = scraper.samples()
+            eventually(lambda: min(reconnects(scraper)) >= 1)
             assert daemon.stop() == 0
 
-    for role in ("listener", "worker", "sweeper", "prober", "surveyor"):
-        assert samples[f'reconnects_total{{role="{role}"}}'] >= 1
+
+def reconnects(scraper: Scraper) -> list[float]:
+    samples = scraper.samples()
+    roles = ("listener", "worker", "sweeper", "prober", "surveyor")
+    return [samples[f'reconnects_total{{role="{role}"}}'] for role in roles]
 
 
 class TestTheEndpoint:
@@ -199,6 +205,7 @@ def test_neither_a_flood_nor_those_who_never_finish_keep_leads_from_being_recove
     with Daemon(database.url, **SERVED) as daemon, ExitStack() as open_:
         scraper = Scraper(daemon)
         daemon.wait_for("service.ready")
+        before = matched_until_worked(database, daemon)
         lorises = [open_.enter_context(socket.create_connection(("127.0.0.1", scraper.port), 10)) for _ in range(40)]
         for loris in lorises:
             loris.sendall(b"GET /metrics HT")
@@ -212,8 +219,9 @@ def test_neither_a_flood_nor_those_who_never_finish_keep_leads_from_being_recove
         samples = scraper.samples()
         assert daemon.stop() == 0
 
-    assert samples["lag_seconds_count"] == 20
-    assert samples["lag_seconds_sum"] / 20 < 1
+    assert samples["lag_seconds_count"] == len(before + leads)
+    lags_ms = [told["lag_ms"] for told in daemon.events("lead.recovered") if told["lead_id"] in leads]
+    assert statistics.median(lags_ms) < 1000
 
 
 @contextmanager
@@ -282,6 +290,7 @@ def test_a_survey_that_loses_its_connection_takes_another_and_the_daemon_is_not_
     with Daemon(database.url, **SERVED) as daemon:
         scraper = Scraper(daemon)
         scraper.wait_until(pending_leads=0)
+        eventually(lambda: scraper.get("/readyz").status == 200)
         database.run(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE application_name = 'cabinet-recovery surveyor' AND datname = current_database()"

@@ -414,12 +414,11 @@ class TestImportantNotes:
 
     def test_eligibility_claims_and_payments_are_not_recomputed(self, database: Database) -> None:
         person = database.person()
-        lead = database.lead(matched_to=person, created_at=datetime.now())
+        lead = database.lead(matched_to=person, created_at=(created_at := datetime.now()))
         database.run(
             "INSERT INTO ops.cabinet_recovery_claim (person_key, lead_date, milestone_trips, milestone_achieved, "
-            "driver_id) VALUES (%s, current_date, 5, true, 'driver-1'), (%s, current_date, 25, false, NULL)",
-            person,
-            person,
+            "driver_id) VALUES (%s, %s, 5, true, 'driver-1'), (%s, %s, 25, false, NULL)",
+            *(person, created_at.date()) * 2,
         )
         versions = "SELECT ctid::text, xmin::text, * FROM ops.cabinet_recovery_claim ORDER BY ctid"
         before = database.connection.execute(versions).fetchall()

@@ -28,6 +28,7 @@ from tests.processes import (
     standby_of,
     started,
 )
+from tests.traffic import wait_until_in_hand
 
 NINE_KEYS = {
     *("processed", "links_created", "links_updated", "origins_created", "origins_updated"),
@@ -103,8 +104,9 @@ class TestSweep:
             with started("sweep", "--json", url=database.url, batch_size="1") as sweep:
                 eventually(lambda: len(held_backends(database)) == 2)
                 sweep.send_signal(number)
-                # Deaf to nothing: it is the batches in hand that it waits for.
+                # Deaf to nothing: it is the batches in hand that it waits for, having taken in that it was asked.
                 eventually(lambda: signal_is_pending(sweep.pid, number) is False)
+                eventually(lambda: kernel_word(sweep.pid, "State") == "S")
                 holder.execute("SELECT pg_advisory_unlock(1)")
                 said, told = sweep.communicate(timeout=PATIENCE_SECONDS)
 
@@ -130,7 +132,8 @@ class TestSweep:
 
             assert (sweep.returncode, *said) == (-signal.SIGINT, "", "")
         # What it had sent, its commit included, the server may finish without it, or not.
-        ours = "SELECT pid FROM pg_stat_activity WHERE application_name = 'cabinet-recovery sweep'"
+        ours = "SELECT pid FROM pg_stat_activity WHERE application_name = 'cabinet-recovery sweep' "
+        ours += "AND datname = current_database()"
         eventually(lambda: not database.run(ours))
         assert (database.audit_of(slow) is None) == (database.events() == [(slow, "matching_job")])
         database.sweep()
@@ -157,7 +160,7 @@ class TestSweep:
         lead = database.lead(matched_to=database.person())
         with psycopg.connect(database.owner_url, autocommit=True) as busy, ThreadPoolExecutor(1) as pool:
             work = pool.submit(busy.execute, "SELECT pg_sleep(60)")
-            eventually(lambda: database.run("SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'"))
+            wait_until_in_hand(database)
             with started("sweep", "--json", "--max-active-sessions", "0", url=database.owner_url) as sweep:
                 assert sweep.stderr
                 waiting = json.loads(sweep.stderr.readline())
@@ -226,11 +229,19 @@ def hold_origins(database: Database) -> None:
 
 
 def held_backends(database: Database) -> list[dict[str, Any]]:
-    return database.run("SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND wait_event = 'advisory'")
+    return database.run(
+        "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND wait_event = 'advisory' "
+        "AND datname = current_database()"
+    )
 
 
 def signal_is_pending(pid: int, number: signal.Signals) -> bool:
     """Whether the process has not taken the signal yet."""
-    found = re.search(r"^ShdPnd:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(encoding="utf-8"), re.MULTILINE)
+    return bool(int(kernel_word(pid, "ShdPnd"), 16) >> (number - 1) & 1)
+
+
+def kernel_word(pid: int, name: str) -> str:
+    """The first word of what the kernel says of a process."""
+    found = re.search(rf"^{name}:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(encoding="utf-8"), re.MULTILINE)
     assert found
-    return bool(int(found[1], 16) >> (number - 1) & 1)
+    return found[1]

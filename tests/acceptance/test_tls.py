@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import psycopg
 import pytest
 
 from db.connect import Address
-from db.embedded import SHARED_TEMPORARY
+from db.embedded import SHARED_TEMPORARY, kept_port
 from db.migrate import migrate
 from tests.processes import Daemon, own_server, run_command
 
@@ -62,10 +61,9 @@ def secured() -> Iterator[Secured]:
         make_certificates(folder)
         url = subprocess.run([SCRIPT, "start", home], check=True, capture_output=True, text=True).stdout.strip()
         try:
-            with socket.create_server(("127.0.0.1", 0)) as probe:
-                port = int(probe.getsockname()[1])
-            switch_on(url, home, folder, port)
-            yield Secured(port, folder)
+            with kept_port() as port:
+                switch_on(url, home, folder, port)
+                yield Secured(port, folder)
         finally:
             subprocess.run([SCRIPT, "stop", home], check=True)
 

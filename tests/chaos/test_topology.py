@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from db.embedded import SHARED_TEMPORARY, EmbeddedServer, spawn_options
+from db.embedded import SHARED_TEMPORARY, EmbeddedServer, kept_port, spawn_options
 from tests.chaos.conftest import prepare
 from tests.chaos.form import in_form
 from tests.chaos.trial import SERVICE, WITNESS_SETTINGS, Trial, by_port, last
@@ -50,9 +50,8 @@ def either_of(primary: EmbeddedServer, standby: EmbeddedServer) -> str:
 class Pooler:
     """A PgBouncer in transaction mode before all databases of a server; it refuses to run as root."""
 
-    def __init__(self, server: EmbeddedServer, folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = int(probe.getsockname()[1])
+    def __init__(self, server: EmbeddedServer, folder: Path, port: int) -> None:
+        self.port = port
         place = conninfo_to_dict(server.url())
         users = folder / "users"
         users.write_text(f'"{SERVICE["user"]}" ""\n')
@@ -81,9 +80,9 @@ class Pooler:
 
 @pytest.fixture
 def pooler(server: EmbeddedServer) -> Iterator[Pooler]:
-    with tempfile.TemporaryDirectory(prefix="crpg-", dir=SHARED_TEMPORARY) as folder:
+    with tempfile.TemporaryDirectory(prefix="crpg-", dir=SHARED_TEMPORARY) as folder, kept_port() as port:
         Path(folder).chmod(0o755)
-        pooler = Pooler(server, Path(folder))
+        pooler = Pooler(server, Path(folder), port)
         pooler.start()
         yield pooler
         pooler.stop()

@@ -23,17 +23,18 @@ from tests.engine import (
     blockers,
     held_handler,
     recovered_of,
+    waiting_handlers,
 )
-from tests.processes import Daemon, eventually
+from tests.processes import PATIENCE_SECONDS, Daemon, eventually
 
-AT_ONCE = "300ms"
+AT_ONCE = "300ms"  # for a lock that is held until the test ends
 
 
 @pytest.fixture
 def engine(database: Database) -> Iterator[psycopg.Connection]:
-    """A transaction of the matching engine, which may take time but never wait."""
+    """A transaction of the matching engine, which may take time but never wait for somebody's lock."""
     with psycopg.connect(database.owner_url, application_name="engine") as connection:
-        connection.execute(f"SET statement_timeout = '{AT_ONCE}'")
+        connection.execute(f"SET lock_timeout = '{AT_ONCE}'")
         connection.commit()
         yield connection
 
@@ -136,7 +137,7 @@ class TestTheEngine:
             held_handler(database, first, second, statements=[queries.CLAIM]),
             psycopg.connect(database.owner_url) as other,
         ):
-            other.execute(f"SET statement_timeout = '{AT_ONCE}'")
+            other.execute(f"SET lock_timeout = '{AT_ONCE}'")
             rematch(engine, "link", person, first)
             rematch(other, "link", person, second)
             rematch(engine, "job", person, second)
@@ -154,7 +155,7 @@ class TestTheEngine:
         first, second = linked_leads(database, 2)
         elsewhere = database.lead()
         person = database.person()
-        engine.execute("SET statement_timeout = '20s'")
+        engine.execute("SET lock_timeout = '20s'")
 
         with held_handler(database, first, second) as handler:
             rematch(engine, "link", person, elsewhere)
@@ -181,7 +182,7 @@ class TestTheEngine:
         """The handler gives up on a row long before the server looks for a deadlock."""
         first, second = linked_leads(database, 2)
         person = database.person()
-        engine.execute("SET statement_timeout = '20s'")
+        engine.execute("SET lock_timeout = '20s'")
         hold_at_first_link(database)
         rematch(engine, "link", person, second)
 
@@ -230,7 +231,12 @@ def hold_at_first_link(database: Database) -> None:
 
 
 def waits_for_advisory_lock(database: Database) -> bool:
-    return bool(database.run("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+    return bool(
+        database.run(
+            "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND wait_event = 'advisory' "
+            "AND datname = current_database()"
+        )
+    )
 
 
 class TestAHandler:
@@ -271,13 +277,13 @@ class TestAHandler:
         hold(database, engine, held, slow, person)
 
         started = time.monotonic()
-        batch = database.recover(*leads)
+        batch = database.recover(*leads, lock_timeout_ms="900")
         seconds = time.monotonic() - started
         print(f"a held {held} in a batch of 50: {seconds:.2f} s")
 
         assert batch.busy == [slow]
         assert outcomes(batch) == dict.fromkeys([lead for lead in leads if lead != slow], Outcome.RECOVERED)
-        assert seconds < 3, "about one, on an idle machine"
+        assert seconds < PATIENCE_SECONDS, "it waits once or twice: for each lead of 50 it were 45 s"
         assert database.run("SELECT * FROM ops.cabinet_recovery_exception") == []
         engine.rollback()
         assert set(outcomes(database.recover(*leads)).values()) == {Outcome.RECOVERED}
@@ -410,14 +416,6 @@ def hold(database: Database, engine: psycopg.Connection, what: str, lead: str, p
         )
     else:
         engine.execute("SELECT FROM canon.identity_registry WHERE person_key = %s FOR UPDATE", (person,))
-
-
-def waiting_handlers(database: Database) -> list[int]:
-    rows = database.run(
-        "SELECT pid FROM pg_stat_activity "
-        "WHERE application_name = 'cabinet-recovery test' AND wait_event_type = 'Lock' AND datname = current_database()"
-    )
-    return [row["pid"] for row in rows]
 
 
 async def recover_in_step(database: Database, leads: list[str]) -> tuple[int, set[str]]:

@@ -1,11 +1,13 @@
 """What the documents give to be typed in psql is what this schema understands."""
 
 import re
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from tests.database import Database
+from tests.days import today
 
 PROJECT = Path(__file__).parents[2]
 PAGES = [PROJECT / "README.md", *(PROJECT / "docs" / name for name in ("runbook.md", "operations.md"))]
@@ -23,10 +25,10 @@ def test_every_statement_of_a_page_runs(page: Path, database: Database) -> None:
 def test_the_query_for_closing_windows_finds_a_matched_lead_and_no_other(database: Database) -> None:
     page = (PROJECT / "docs" / "runbook.md").read_text(encoding="utf-8")
     (query,) = (block for block in re.findall(r"```sql\n(.*?)```", page, re.DOTALL) if "48 hours" in block)
-    almost_over = database.value("SELECT (now() AT TIME ZONE 'UTC')::date - 13 + time '12:00'")
+    almost_over = today() - timedelta(days=13)
     lead = database.lead(created_at=almost_over, matched_to=database.person())
     database.lead(created_at=almost_over)
-    database.lead(created_at=database.value("SELECT now()::timestamp"), matched_to=database.person())
+    database.lead(created_at=today(), matched_to=database.person())
 
     found = list(database.connection.execute(query.encode()))
 

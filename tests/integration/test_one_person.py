@@ -70,16 +70,16 @@ def test_a_sweep_of_many_persons_with_two_leads_each_is_soon_over(database: Data
     """The tables were analysed while they were empty."""
     leads = 20_000
     database.run("ANALYZE")
-    load(database, leads, analyse=False)
+    loading = seconds_of(lambda: load(database, leads, analyse=False))
     database.run("UPDATE ops.identity_matching_jobs SET matched_person_key = md5((id - id %% 2)::text)::uuid "
                  "WHERE id - id %% 2 IN (SELECT id FROM public.module_ct_cabinet_leads)")  # fmt: skip
     held = database.sweep(leads).outcomes[Outcome.ORIGIN_HELD]
 
     seconds = seconds_of(lambda: database.sweep(leads))
 
-    print(f"a sweep of {leads} leads of which {held} are held: {seconds:.2f} s")
+    print(f"a sweep of {leads} leads of which {held} are held: {seconds:.2f} s; to load them took {loading:.2f} s")
     assert held > leads // 2 - 2
-    assert seconds < 5
+    assert seconds < 5 * loading, "about as long, whatever else the machine does; through all leads for each: minutes"
 
 
 @pytest.mark.slow

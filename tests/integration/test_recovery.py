@@ -12,6 +12,7 @@ from consumer.connection import open_handler
 from consumer.handlers.outcome import Batch, Outcome, Recovery
 from consumer.handlers.recover import Asked
 from tests.database import Database
+from tests.days import today
 from tests.engine import held_handler
 
 
@@ -567,7 +568,7 @@ def assert_recovered_once(database: Database, leads: list[str]) -> None:
 
 def test_the_most_urgent_come_first(database: Database) -> None:
     def lead(days_ago: float | None) -> str:
-        created_at = None if days_ago is None else datetime.now() - timedelta(days=days_ago)
+        created_at = None if days_ago is None else today() - timedelta(days=days_ago)
         return database.lead(created_at=created_at, matched_to=database.person())
 
     undated, old, new, expired, closing = lead(None), lead(60), lead(1), lead(20), lead(13)

@@ -1,7 +1,7 @@
 """The survey's figures mean exactly what they say, cost next to nothing, and need no more than the service's rights."""
 
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -10,11 +10,15 @@ import pytest
 from db.survey import SET_UP_SURVEY, SURVEY
 from db.trigger_switch import TRIGGERS
 from tests.database import Database
+from tests.days import today
 from tests.integration.test_plans import nodes
 from tests.integration.test_rights import service  # noqa: F401 # a fixture
 
-TODAY = datetime.now(UTC).replace(tzinfo=None)
 QUEUE = {"cabinet_recovery_outbox", "cabinet_recovery_exception", "module_ct_cabinet_leads", "identity_links"}
+
+
+def days_before(days: int) -> datetime:
+    return today() - timedelta(days=days)
 
 
 def survey(database: Database) -> dict[str, Any]:
@@ -74,7 +78,7 @@ def test_parked_are_those_that_consumer_parked_lists(database: Database) -> None
     [(0, 0), (11, 0), (12, 1), (13, 1), (14, 0), (300, 0)],
 )
 def test_a_matched_lead_s_window_counts_in_its_last_two_days(database: Database, days_ago: int, closing: int) -> None:
-    lead = database.lead(matched_to=database.person(), created_at=TODAY - timedelta(days=days_ago))
+    lead = database.lead(matched_to=database.person(), created_at=days_before(days_ago))
 
     assert survey(database)["windows_closing_leads"] == closing
     failed(database, lead, parked_at="now()")
@@ -85,13 +89,13 @@ def test_a_window_counts_once_while_its_lead_waits_for_us_and_not_once_it_is_nob
     database: Database,
 ) -> None:
     for outcome in ("unknown_person", "failed", "no_person_key", "origin_manual", "origin_held"):
-        lead = database.lead(created_at=TODAY - timedelta(days=12))
+        lead = database.lead(created_at=days_before(12))
         failed(database, lead, outcome)
-    both = database.lead(created_at=TODAY - timedelta(days=12), matched_to=database.person())
+    both = database.lead(created_at=days_before(12), matched_to=database.person())
     failed(database, both)
-    recovered = database.lead(created_at=TODAY - timedelta(days=12), matched_to=database.person())
+    recovered = database.lead(created_at=days_before(12), matched_to=database.person())
     assert database.recover(recovered).recoveries[0].outcome == "recovered"
-    database.lead(created_at=TODAY - timedelta(days=12))  # the engine has not found its person
+    database.lead(created_at=days_before(12))  # the engine has not found its person
     database.lead(created_at=None, matched_to=database.person())
 
     assert survey(database)["windows_closing_leads"] == 3

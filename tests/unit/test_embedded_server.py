@@ -5,6 +5,7 @@ import re
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -102,6 +103,17 @@ def test_over_tcp_it_wants_the_password_that_its_url_carries() -> None:
         assert value_of(over_tcp, "SELECT inet_server_port()") == server.port
         with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
             psycopg.connect(over_tcp, password="wrong")
+
+
+def test_its_port_is_given_to_nobody_else_while_it_does_not_run() -> None:
+    with EmbeddedServer(listen_on_tcp=True) as server:
+        server.stop()
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", server.port))
+
+        server.start()
+
+        assert value_of(make_conninfo(server.url(), host="127.0.0.1"), "SELECT inet_server_port()") == server.port
 
 
 def test_stop_may_be_repeated_and_leaves_no_process_and_no_temporary_file() -> None:
