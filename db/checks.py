@@ -135,7 +135,7 @@ VIEWS: dict[str, str] = {
     "v_cabinet_recovery_event": "lead_id event_id source requested_at",
     "v_cabinet_recovery_job": "lead_id status person_key attempts last_attempt_at updated_at",
     "v_cabinet_recovery_link": "lead_id person_key match_rule match_score linked_at previous_person_key",
-    "v_cabinet_recovery_origin": ("person_key origin_tag origin_source_id resolution_status decided_by decided_at"),
+    "v_cabinet_recovery_origin": "person_key origin_tag origin_source_id resolution_status decided_by decided_at",
     "v_cabinet_recovery_origin_history": (
         "person_key changed_at origin_tag_old origin_source_id_old resolution_status_old origin_tag_new "
         "origin_source_id_new resolution_status_new"

@@ -18,8 +18,8 @@ import subprocess
 import tempfile
 import time
 import weakref
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -110,17 +110,17 @@ def _copy_package(package: Path, copy: Path) -> None:
             draft.rename(copy)
 
 
-@contextmanager
-def kept_port() -> Iterator[int]:
-    """Keep a port of 127.0.0.1 for a server that is to listen there, also while it does not run.
+def keep_port() -> socket.socket:
+    """Keep a port of 127.0.0.1, until the socket is closed, for a server that is to listen there, also while it does
+    not run.
 
     A socket that is bound and does not listen is in nobody's way who names the port, and sets SO_REUSEADDR as servers
     do; to whoever asks for any port, and to the near end of a client's connection, the kernel gives another one.
     """
-    with socket.socket() as keeper:
-        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        keeper.bind(("127.0.0.1", 0))
-        yield int(keeper.getsockname()[1])
+    keeper = socket.socket()
+    keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    keeper.bind(("127.0.0.1", 0))
+    return keeper
 
 
 class EmbeddedServer:
@@ -149,9 +149,9 @@ class EmbeddedServer:
         self._data = folder.resolve() if folder else self._home / "data"
         self._port = 5432
         if listen_on_tcp:
-            keeping = ExitStack()
-            self._port = keeping.enter_context(kept_port())
-            weakref.finalize(self, keeping.close)
+            keeper = keep_port()
+            self._port = int(keeper.getsockname()[1])
+            weakref.finalize(self, keeper.close)
         self._password = secrets.token_urlsafe(24) if listen_on_tcp else None
         self._settings = {} if folder else dict(DISPOSABLE_SETTINGS)
         self._settings |= {"listen_addresses": "127.0.0.1" if listen_on_tcp else "", "port": f"{self._port}"}

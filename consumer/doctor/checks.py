@@ -139,7 +139,7 @@ def views(patient: Patient) -> Finding:
         told = ", ".join(f"{name} {'has other columns' if name in found else 'is missing'}" for name in wrong)
         mend = f"rename yours, if it is one; then, as the owner: {_psql('views', *wrong)}"
         return Finding("views", "fail", told, mend)
-    if theirs := [name for name in queries.VIEWS if name in {row["relname"] for row in rows if row["is_theirs"]}]:
+    if theirs := sorted(row["relname"] for row in rows if row["is_theirs"]):
         told = f"not as we made it, so its figures go by other rules: {', '.join(theirs)}"
         return Finding("views", "warn", told, f"as the owner: {_psql('views', *theirs)}")
     return Finding("views", "ok", f"all {len(found)} are as we made them")

@@ -136,8 +136,7 @@ def show_story(lead_id: str, chapters: Iterable[tuple[str, datetime | None, str]
     Console(markup=False, highlight=False, soft_wrap=True).print(f"\n{printable(verdict)}")
 
 
-def show_findings(findings: Iterable["Finding"]) -> None:
-    findings = list(findings)
+def show_findings(findings: Sequence["Finding"]) -> None:
     table = Table("check", "state", "found", box=None, pad_edge=False)
     for one in findings:
         table.add_row(one.check, Text(one.state, style=COLOURS[one.state]), printable(one.text))

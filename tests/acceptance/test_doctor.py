@@ -154,50 +154,39 @@ class TestSchema:
 class TestWhatMends:
     """The commands, as they stand, from any folder."""
 
-    def test_a_trigger_that_is_missing(self, healthy: Database) -> None:
-        healthy.run("DROP TRIGGER cabinet_recovery_job_updated ON ops.identity_matching_jobs")
+    @pytest.mark.parametrize(
+        ("check", "loss"),
+        [
+            ("triggers", "DROP TRIGGER cabinet_recovery_job_updated ON ops.identity_matching_jobs"),
+            (
+                "triggers",
+                """
+                DROP TRIGGER cabinet_recovery_link_inserted ON canon.identity_links;
+                DROP TRIGGER cabinet_recovery_job_updated ON ops.identity_matching_jobs;
+                """,
+            ),
+            ("views", "DROP VIEW ops.v_cabinet_lead_identity_effective"),
+            # With all that read them.
+            ("views", "DROP VIEW ops.v_cabinet_recovery_identity, ops.v_cabinet_recovery_origin CASCADE"),
+            ("time zone", "DELETE FROM ops.cabinet_recovery_settings"),
+        ],
+        ids=["a trigger", "triggers", "a view", "views", "the settings"],
+    )
+    def test_what_is_missing_is_made_anew_at_once(self, healthy: Database, check: str, loss: str) -> None:
+        healthy.connection.execute(loss)
 
-        run_as_owner(healthy, found(healthy)["triggers"].mend)
+        run_as_owner(healthy, found(healthy)[check].mend)
 
-        assert state(healthy, "triggers")[0] == "ok"
-
-    def test_all_triggers_that_are_missing_at_once(self, healthy: Database) -> None:
-        healthy.run("DROP TRIGGER cabinet_recovery_link_inserted ON canon.identity_links")
-        healthy.run("DROP TRIGGER cabinet_recovery_job_updated ON ops.identity_matching_jobs")
-
-        run_as_owner(healthy, found(healthy)["triggers"].mend)
-
-        assert state(healthy, "triggers")[0] == "ok"
-
-    def test_all_views_that_are_missing_at_once_whatever_reads_which(self, healthy: Database) -> None:
-        healthy.run("DROP VIEW ops.v_cabinet_recovery_identity, ops.v_cabinet_recovery_origin CASCADE")
-
-        run_as_owner(healthy, found(healthy)["views"].mend)
-
-        assert state(healthy, "views")[0] == "ok"
+        assert state(healthy, check)[0] == "ok"
 
     def test_views_that_the_host_made_its_own_again(self, healthy: Database) -> None:
         """Its migrations run their own CREATE OR REPLACE; who reads the figures would not know."""
         healthy.run(OLD_VIEWS.replace("CREATE VIEW", "CREATE OR REPLACE VIEW"))
 
-        theirs = "v_cabinet_lead_identity_effective, v_cabinet_identity_recovery_impact_14d"
+        theirs = "v_cabinet_identity_recovery_impact_14d, v_cabinet_lead_identity_effective"
         assert state(healthy, "views") == ("warn", f"not as we made it, so its figures go by other rules: {theirs}")
         run_as_owner(healthy, found(healthy)["views"].mend)
         assert state(healthy, "views")[0] == "ok"
-
-    def test_a_view_that_is_missing(self, healthy: Database) -> None:
-        healthy.run("DROP VIEW ops.v_cabinet_lead_identity_effective")
-
-        run_as_owner(healthy, found(healthy)["views"].mend)
-
-        assert state(healthy, "views")[0] == "ok"
-
-    def test_settings_that_are_gone(self, healthy: Database) -> None:
-        healthy.run("DELETE FROM ops.cabinet_recovery_settings")
-
-        run_as_owner(healthy, found(healthy)["time zone"].mend)
-
-        assert state(healthy, "time zone")[0] == "ok"
 
 
 class TestTriggers:

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from db.connect import Address
-from db.embedded import SHARED_TEMPORARY, kept_port
+from db.embedded import SHARED_TEMPORARY, keep_port
 from db.migrate import migrate
 from tests.processes import Daemon, own_server, run_command
 
@@ -61,7 +61,8 @@ def secured() -> Iterator[Secured]:
         make_certificates(folder)
         url = subprocess.run([SCRIPT, "start", home], check=True, capture_output=True, text=True).stdout.strip()
         try:
-            with kept_port() as port:
+            with keep_port() as keeper:
+                port = keeper.getsockname()[1]
                 switch_on(url, home, folder, port)
                 yield Secured(port, folder)
         finally:

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from db.embedded import SHARED_TEMPORARY, EmbeddedServer, kept_port, spawn_options
+from db.embedded import SHARED_TEMPORARY, EmbeddedServer, keep_port, spawn_options
 from tests.chaos.conftest import prepare
 from tests.chaos.form import in_form
 from tests.chaos.trial import SERVICE, WITNESS_SETTINGS, Trial, by_port, last
@@ -80,9 +80,9 @@ class Pooler:
 
 @pytest.fixture
 def pooler(server: EmbeddedServer) -> Iterator[Pooler]:
-    with tempfile.TemporaryDirectory(prefix="crpg-", dir=SHARED_TEMPORARY) as folder, kept_port() as port:
+    with tempfile.TemporaryDirectory(prefix="crpg-", dir=SHARED_TEMPORARY) as folder, keep_port() as keeper:
         Path(folder).chmod(0o755)
-        pooler = Pooler(server, Path(folder), port)
+        pooler = Pooler(server, Path(folder), keeper.getsockname()[1])
         pooler.start()
         yield pooler
         pooler.stop()
