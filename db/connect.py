@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 
 from db.liveness import Heartbeat, deadline
 
-SCHEMA_REVISION = "0011"  # the migration that this code needs, or any later one
+SCHEMA_REVISION = "0012"  # the migration that this code needs, or any later one
 
 FILE_LIMIT = 65_536  # characters of an address
 

@@ -4,7 +4,8 @@
 -- Writes:   ops.cabinet_recovery_outbox, one row per cabinet lead of the statement
 -- Notifies: cabinet_recovery, payload = lead_id; a single '' ("sweep soon") for more than 200 leads, and in place
 --           of an id that is no valid payload
--- Silent:   as cabinet_recovery_notify is, and where cabinet_recovery_rings says so
+-- Silent:   where cabinet_recovery_rings says so (for many leads: in mode 'off' alone), and while the server's queue is
+--           more than half full (a full one fails the commit of everybody who notifies): the outbox has the events
 -- Runs in:  the matching engine's transaction: it must neither wait nor fail
 -- Skips:    our own writes, known by a mark that only the transaction which set it can carry
 
@@ -13,18 +14,23 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     events bigint;
 BEGIN
+    -- Not as the trigger's WHEN, which the server parses anew for each statement: that takes five times as long.
+    IF current_setting('cabinet_recovery.own', TRUE) IS NOT DISTINCT FROM pg_current_xact_id_if_assigned()::text THEN
+        RETURN NULL;
+    END IF;
+
     INSERT INTO ops.cabinet_recovery_outbox (lead_id, source)
     SELECT source_id, 'matching_job' FROM new_rows
     WHERE source_type = 'cabinet' AND source_id IS NOT NULL AND status = 'matched' AND matched_person_key IS NOT NULL;
     GET DIAGNOSTICS events = ROW_COUNT;
 
-    IF events > 200 THEN
-        PERFORM ops.cabinet_recovery_notify(ARRAY['']);
-    END IF;
-    IF events NOT BETWEEN 1 AND 200 OR pg_notification_queue_usage() > 0.5 THEN
+    IF events = 0 OR pg_notification_queue_usage() > 0.5 THEN
         RETURN NULL;
     END IF;
-    -- What cabinet_recovery_notify does, in one statement: each that is begun costs the engine as much as a NOTIFY.
+    IF events > 200 THEN
+        PERFORM pg_notify('cabinet_recovery', '') FROM ops.cabinet_recovery_settings WHERE notify_mode <> 'off';
+        RETURN NULL;
+    END IF;
     PERFORM pg_notify('cabinet_recovery', CASE WHEN octet_length(new_rows.source_id) <= 7999 THEN new_rows.source_id ELSE '' END)
     FROM ops.cabinet_recovery_settings AS settings CROSS JOIN new_rows
     WHERE ops.cabinet_recovery_rings(settings.notify_mode, settings.awake_until)
@@ -39,5 +45,4 @@ CREATE OR REPLACE TRIGGER cabinet_recovery_job_inserted
 AFTER INSERT ON ops.identity_matching_jobs
 REFERENCING NEW TABLE AS new_rows
 FOR EACH STATEMENT
-WHEN (current_setting('cabinet_recovery.own', TRUE) IS DISTINCT FROM pg_current_xact_id_if_assigned()::text)
 EXECUTE FUNCTION ops.cabinet_recovery_job_inserted();

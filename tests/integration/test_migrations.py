@@ -291,6 +291,18 @@ class TestOnALiveDatabase:
         assert max(waits) < 1
         assert "TRIGGER canon identity_links cabinet_recovery_link_inserted" in dump(host_url)
 
+    def test_a_trigger_that_is_replaced_stays_switched_as_it_was(self, host_url: str) -> None:
+        upgrade(host_url, "0011")
+        with psycopg.connect(host_url, autocommit=True) as owner:
+            for switched in ("DISABLE", "ENABLE ALWAYS", "ENABLE REPLICA"):
+                owner.execute(f"ALTER TABLE canon.identity_links {switched} TRIGGER cabinet_recovery_link_updated")
+                before = owner.execute(SWITCHES).fetchall()
+
+                upgrade(host_url, "0012")
+                assert owner.execute(SWITCHES).fetchall() == before
+                downgrade(host_url, "0011")
+                assert owner.execute(SWITCHES).fetchall() == before
+
     def test_two_migrators_at_once_do_it_once(self, host_url: str) -> None:
         with ThreadPoolExecutor() as pool:
             both = list(pool.map(lambda _: run_command("migrate", url=host_url), range(2)))
@@ -301,6 +313,7 @@ class TestOnALiveDatabase:
         )
 
 
+SWITCHES = "SELECT tgname, tgenabled FROM pg_trigger WHERE starts_with(tgname, 'cabinet_recovery_') ORDER BY tgname"
 LOCKED = re.compile(
     r"canon\.identity_links is locked by backend \d+ \(.*idle in transaction, in a transaction of \d+ s\); trying again"
 )

@@ -160,7 +160,6 @@ class TestTheService:
             "CREATE TABLE ops.mine ()",
             "CREATE TABLE canon.mine ()",
             "CREATE TABLE public.mine ()",
-            "SELECT ops.cabinet_recovery_notify(ARRAY['x'])",
             "ALTER TABLE canon.identity_links DISABLE TRIGGER ALL",
             "COPY canon.identity_links TO PROGRAM 'cat'",
         ],
@@ -292,7 +291,6 @@ class TestTheEngine:
     def test_can_write_no_event_by_hand(self, engine: psycopg.Connection) -> None:
         for statement in (
             "INSERT INTO ops.cabinet_recovery_outbox (lead_id, source) VALUES ('x', 'operator')",
-            "SELECT ops.cabinet_recovery_notify(ARRAY['x'])",
             """CREATE TRIGGER mine AFTER INSERT ON ops.identity_matching_jobs
             FOR EACH STATEMENT EXECUTE FUNCTION ops.cabinet_recovery_job_inserted()""",
         ):
@@ -466,7 +464,7 @@ class TestTheScript:
     def test_takes_back_what_everybody_had(self, database: Database, login: Login) -> None:
         for table in ("ops.cabinet_recovery_outbox", "ops.v_cabinet_recovery_identity"):
             database.connection.execute(f"GRANT ALL ON {table} TO PUBLIC")
-        database.run("GRANT EXECUTE ON FUNCTION ops.cabinet_recovery_notify(text[]) TO PUBLIC")
+        database.run("GRANT EXECUTE ON FUNCTION ops.cabinet_recovery_job_inserted() TO PUBLIC")
 
         login.let_in(database.owner_url)
 
@@ -475,7 +473,7 @@ class TestTheScript:
             for table in ("ops.cabinet_recovery_outbox", "ops.v_cabinet_recovery_identity")
         )
         assert not database.value(
-            "SELECT has_function_privilege('public', 'ops.cabinet_recovery_notify(text[])', 'EXECUTE')"
+            "SELECT has_function_privilege('public', 'ops.cabinet_recovery_job_inserted()', 'EXECUTE')"
         )
 
     def test_warns_of_a_schema_in_which_everybody_may_create(self, database: Database, login: Login) -> None:
