@@ -16,6 +16,7 @@ CREATES = re.compile(
     re.MULTILINE,
 )
 ALTERS = re.compile(r"^ALTER TABLE (ops\.cabinet_recovery_\w+)$", re.MULTILINE)
+DROPS = re.compile(r"^DROP FUNCTION IF EXISTS (ops\.cabinet_recovery_\w+)", re.MULTILINE)
 # The baseline makes each of the host's tables, with all that belongs to it, only where there is none.
 GUARDED = re.compile(r"^    IF to_reg\w+\('([\w.]+)'\) IS NULL THEN$(.*?)^    END IF;$", re.MULTILINE | re.DOTALL)
 HOST_ENUMS = ("confidencelevel", "origin_tag", "decided_by_type", "origin_resolution_status")
@@ -65,7 +66,7 @@ HOST_NAMED = {
 class PlannedObject:
     """One object of the database, and what becomes of it."""
 
-    action: Literal["create", "alter", "replace", "leave"]
+    action: Literal["create", "alter", "replace", "leave", "drop"]
     kind: str
     name: str
     remark: str = ""
@@ -85,14 +86,19 @@ class _Named:
 
 
 def plan(connection: psycopg.Connection, address: Address) -> list[PlannedObject]:
-    """What `migrate` would create, alter, replace and leave; [] where nothing is due. Changes nothing."""
+    """What `migrate` would create, alter, replace, leave and drop; [] where nothing is due. Changes nothing."""
     script = write_script(connection, address)
     enums = [_Named("type", name) for name in HOST_ENUMS if f"('{name}', ARRAY[" in script and "CREATE TYPE" in script]
     named = _named_in(GUARDED.sub(lambda guarded: _without_what_is_left(connection, guarded), script))
     altered = [one for name in ALTERS.findall(script) if (one := _Named("table", name)) not in named]
-    # A view that a later migration makes anew is named twice.
-    planned = dict.fromkeys(_planned(connection, one) for one in dict.fromkeys(enums + named))
-    return [*planned] + [PlannedObject("alter", one.kind, one.name) for one in altered]
+    dropped = [_Named("function", name) for name in DROPS.findall(script)]
+    # A view that a later migration makes anew is named twice; what one drops may have been made by an earlier one.
+    kept = [one for one in dict.fromkeys(enums + named) if one.name not in {gone.name for gone in dropped}]
+    return [
+        *dict.fromkeys(_planned(connection, one) for one in kept),
+        *(PlannedObject("alter", one.kind, one.name) for one in altered),
+        *(PlannedObject("drop", one.kind, one.name) for one in dropped if _exists(connection, one)),
+    ]
 
 
 def _without_what_is_left(connection: psycopg.Connection, guarded: re.Match[str]) -> str:

@@ -19,7 +19,7 @@ def _tell(line: str) -> None:
 
 def migrate(
     show_plan: Annotated[
-        bool, typer.Option("--plan", help="Print what would be created, replaced and left; change nothing.")
+        bool, typer.Option("--plan", help="Print what would be created, replaced, dropped and left; change nothing.")
     ] = False,
     as_sql: Annotated[bool, typer.Option("--sql", help="Print it as a script for psql; change nothing.")] = False,
 ) -> None:

@@ -16,7 +16,8 @@ TRIGGERS = {
     "ops.identity_matching_jobs": ("cabinet_recovery_job_inserted", "cabinet_recovery_job_updated"),
 }
 DROP_CHECK = """
-ALTER TABLE ops.cabinet_recovery_outbox DROP CONSTRAINT IF EXISTS cabinet_recovery_outbox_source_check
+ALTER TABLE ops.cabinet_recovery_outbox
+DROP CONSTRAINT IF EXISTS cabinet_recovery_outbox_source_check
 """
 ADD_CHECK = f"""{DROP_CHECK.rstrip()},
 ADD CONSTRAINT cabinet_recovery_outbox_source_check
@@ -72,4 +73,4 @@ BEGIN
     END IF;
 END
 $switch$;
-""")
+""")  # noqa: S608 # all of it is here

@@ -97,7 +97,7 @@ class TestThePlan:
             one for one in stands(before) if one.startswith("table") and "payments" not in one and "alembic" not in one
         }
 
-    def test_of_an_upgrade_names_what_is_replaced_and_created(self, call: InThisProcess, url: str) -> None:
+    def test_of_an_upgrade_names_what_is_replaced_created_and_dropped(self, call: InThisProcess, url: str) -> None:
         upgrade(url, "0005")
         before = dump(url)
 
@@ -106,9 +106,10 @@ class TestThePlan:
         migrate(Address.parse(url))
         after = dump(url)
         assert plan["create"] == stands(after) - stands(before)
+        assert plan["drop"] == stands(before) - stands(after)
         changed = {entry for entry in unlike(before, after) if not entry.startswith(("TABLE DATA", "ACL"))}
-        assert stands(dict.fromkeys(changed, "")) <= plan["replace"] | plan["create"] | plan["alter"]
-        assert plan["alter"] == {"table ops.cabinet_recovery_settings"}
+        assert stands(dict.fromkeys(changed, "")) <= set.union(*plan.values()) - plan["leave"]
+        assert plan["alter"] == {"table ops.cabinet_recovery_outbox", "table ops.cabinet_recovery_settings"}
         assert "view ops.v_cabinet_recovery_decision" in plan["replace"]
 
     def test_is_empty_where_nothing_is_due(self, call: InThisProcess, url: str) -> None:

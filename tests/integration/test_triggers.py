@@ -27,6 +27,11 @@ INSERT_JOBS = (
     "INSERT INTO ops.identity_matching_jobs (source_type, source_id, status, matched_person_key) "
     "SELECT 'cabinet', lead_id, 'matched', %s FROM unnest(%s::text[]) AS lead_id"
 )
+INSERT_LINKS = (
+    "INSERT INTO canon.identity_links "
+    "(person_key, source_table, source_pk, snapshot_date, match_rule, match_score, confidence_level) "
+    "SELECT %s, 'module_ct_cabinet_leads', lead_id, now(), 'phone_exact', 90, 'HIGH' FROM unnest(%s::text[]) AS lead_id"
+)
 
 
 class Wire:
@@ -317,6 +322,23 @@ class TestAStatement:
 
         assert wire.news() == ([("one", "matching_job"), ("two", "identity_link")], [])
 
+    @pytest.mark.parametrize(("mode", "payloads"), [("off", []), ("adaptive", [""] * 4)])
+    def test_over_many_leads_rings_unless_in_mode_off(
+        self, database: Database, wire: Wire, mode: str, payloads: list[str]
+    ) -> None:
+        leads = [f"lead-{number}" for number in range(201)]
+        first, second = database.person(), database.person()
+        adapt(database, lease="clock_timestamp() + interval '1 minute'")
+        database.run("UPDATE ops.cabinet_recovery_settings SET notify_mode = %s", mode)
+
+        database.connection.execute(INSERT_JOBS, (first, leads))
+        database.connection.execute(INSERT_LINKS, (first, leads))
+        database.run("UPDATE ops.identity_matching_jobs SET matched_person_key = %s", second)
+        database.run("UPDATE canon.identity_links SET person_key = %s", second)
+
+        assert wire.payloads() == payloads
+        assert len(wire.events()) == 4 * len(leads)
+
     def test_in_mode_adaptive_rings_unless_a_keeper_is_awake(self, database: Database, wire: Wire) -> None:
         adapt(database, lease="NULL")
         database.job("nobody is awake", database.person())
@@ -366,6 +388,16 @@ class TestAStatement:
             database.connection.execute(statement.format(table))
 
         assert wire.news() == SILENCE
+
+
+def test_nothing_is_in_the_way_that_the_server_parses_anew_for_each_statement(database: Database) -> None:
+    """Such as a trigger's WHEN and a table's CHECK: they cost the engine more than the row that is written."""
+    assert not database.value(
+        "SELECT count(*) FROM pg_trigger WHERE starts_with(tgname, 'cabinet_recovery_') AND tgqual IS NOT NULL"
+    )
+    assert not database.value(
+        "SELECT count(*) FROM pg_constraint WHERE conrelid = 'ops.cabinet_recovery_outbox'::regclass AND contype = 'c'"
+    )
 
 
 class TestOurOwnWrites:
