@@ -7,6 +7,8 @@ whoever waits has a snapshot, and holds back the server's vacuum for as long as 
 
 from typing import LiteralString
 
+from db.listing import CAN_BE_TOLD
+
 # Behind a pooler, `may_keep` is false: the session is not ours to hold anything in.
 WATCH: LiteralString = """
 SELECT
@@ -42,9 +44,13 @@ RETURNING awake_until
 LOOK: LiteralString = """
 SELECT
     count(*) AS seen,
-    COALESCE(array_agg(event.event_id) FILTER (WHERE failure.lead_id IS NULL), '{}') AS event_ids,
-    COALESCE(array_agg(event.lead_id) FILTER (WHERE failure.lead_id IS NULL), '{}') AS lead_ids
-FROM (SELECT lead_id, event_id FROM ops.cabinet_recovery_outbox LIMIT %(limit)s) AS event
+    COALESCE(array_agg(event.event_id) FILTER (WHERE can_be_told AND failure.lead_id IS NULL), '{}') AS event_ids,
+    COALESCE(array_agg(event.lead_id) FILTER (WHERE can_be_told AND failure.lead_id IS NULL), '{}') AS lead_ids
+FROM (SELECT lead_id, event_id,
+"""
+LOOK += CAN_BE_TOLD
+LOOK += """
+AS can_be_told FROM ops.cabinet_recovery_outbox LIMIT %(limit)s) AS event
 LEFT JOIN LATERAL (
     SELECT recorded.lead_id
     FROM ops.cabinet_recovery_exception AS recorded

@@ -44,13 +44,15 @@ SELECT
 FROM (SELECT lead_id, has_event, row_number() OVER () - 1 AS place FROM (
 """
 # A database in SQL_ASCII may hold ids that are not UTF-8, and the server would fail over telling of them.
-_IN_CHUNKS: LiteralString = r"""
-) AS ordered
-WHERE (SELECT getdatabaseencoding()) <> 'SQL_ASCII' OR lead_id ~ '(?x) ^ (
+CAN_BE_TOLD: LiteralString = r"""
+((SELECT getdatabaseencoding()) <> 'SQL_ASCII' OR lead_id ~ '(?x) ^ (
     [\x01-\x7f] | [\xc2-\xdf][\x80-\xbf]
     | \xe0[\xa0-\xbf][\x80-\xbf] | [\xe1-\xec\xee\xef][\x80-\xbf]{2} | \xed[\x80-\x9f][\x80-\xbf]
     | \xf0[\x90-\xbf][\x80-\xbf]{2} | [\xf1-\xf3][\x80-\xbf]{3} | \xf4[\x80-\x8f][\x80-\xbf]{2}
-)* $'
+)* $')
+"""
+_IN_CHUNKS: LiteralString = ") AS ordered WHERE " + CAN_BE_TOLD
+_IN_CHUNKS += """
 ) AS numbered
 GROUP BY place / %(chunk)s::integer
 ORDER BY place / %(chunk)s::integer

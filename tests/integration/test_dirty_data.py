@@ -4,11 +4,13 @@ import unicodedata
 from contextlib import closing
 from datetime import UTC, datetime
 
+import psycopg
 import pytest
 
 from consumer.handlers.outcome import Outcome
 from consumer.reports.impact import read_impact
 from consumer.reports.story import read_story
+from db import keeping
 from db.engine import open_engine
 from db.reports import list_parked, read_status
 from tests.database import Database, by_lead
@@ -352,7 +354,10 @@ def test_ids_that_are_no_text_are_passed_by(server_url: str) -> None:
             "WHERE lead_created_at IS NULL",
             person,
         )
+        with psycopg.connect(url, client_encoding="UTF8") as keeper:
+            (_, _, seen_by_keeper) = keeper.execute(keeping.LOOK, {"limit": 100}).fetchone() or (0, [], [])
 
         summary = database.sweep()
 
+        assert sorted(seen_by_keeper) == sorted(leads)
         assert summary.outcomes == {Outcome.RECOVERED: len(leads)}
