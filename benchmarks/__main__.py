@@ -9,11 +9,18 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks import backlog, engine, idle, latency, start
+from benchmarks import backlog, engine, idle, instructions, latency, start
 from benchmarks.figure import Figure, show
 from benchmarks.server import Databases, server_url
 
-AREAS = {"start": start, "latency": latency, "engine": engine, "backlog": backlog, "idle": idle}
+AREAS = {
+    "start": start,
+    "latency": latency,
+    "engine": engine,
+    "instructions": instructions,
+    "backlog": backlog,
+    "idle": idle,
+}
 SHORT_FACTOR = 2
 
 

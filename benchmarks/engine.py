@@ -56,7 +56,7 @@ BEGIN
     RETURN new;
 END
 $$;
-CREATE TRIGGER plain_notify AFTER INSERT ON ops.identity_matching_jobs
+CREATE TRIGGER plain_notify AFTER INSERT OR UPDATE ON ops.identity_matching_jobs
 FOR EACH ROW EXECUTE FUNCTION public.plain_notify();
 """
 OFF = "ALTER TABLE ops.identity_matching_jobs DISABLE TRIGGER USER"
@@ -99,7 +99,7 @@ def _medians(databases: Databases, rounds: int, measured: Callable[[Database], f
 
 
 def _prepare(database: Database, kind: str) -> None:
-    _add_persons(database)
+    add_persons(database)
     for statement in KINDS[kind]:
         database.connection.execute(statement)
 
@@ -115,7 +115,7 @@ def _single_matches(clients: int, seconds: int, database: Database) -> float:
     return float(re.findall(r"tps = ([0-9.]+)", done.stdout)[-1])
 
 
-def _add_persons(database: Database) -> None:
+def add_persons(database: Database) -> None:
     for person in PERSONS:
         database.run("INSERT INTO canon.identity_registry (person_key, confidence_level) VALUES (%s, 'HIGH')", person)
 
@@ -126,7 +126,7 @@ def _bulk_seconds(database: Database, statement: str, filling: str | None, rows:
     It has run the statement over two rows before: plpgsql keeps the plan that it made for those.
     """
     old, new = PERSONS
-    _add_persons(database)
+    add_persons(database)
     if filling:
         database.connection.execute(filling, {"person": old, "first": 1, "last": rows})
         database.run("VACUUM ANALYZE")
