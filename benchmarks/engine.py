@@ -90,7 +90,7 @@ def _medians(databases: Databases, rounds: int, measured: Callable[[Database], f
     with ExitStack() as stack:
         kinds = {kind: stack.enter_context(databases.fresh()) for kind in KINDS}
         for kind, database in kinds.items():
-            _prepare(database, kind)
+            prepare(database, kind)
         found: dict[str, list[float]] = {kind: [] for kind in kinds}
         for _ in range(rounds):
             for kind, database in kinds.items():
@@ -98,8 +98,8 @@ def _medians(databases: Databases, rounds: int, measured: Callable[[Database], f
     return {kind: statistics.median(figures) for kind, figures in found.items()}
 
 
-def _prepare(database: Database, kind: str) -> None:
-    add_persons(database)
+def prepare(database: Database, kind: str) -> None:
+    _add_persons(database)
     for statement in KINDS[kind]:
         database.connection.execute(statement)
 
@@ -115,7 +115,7 @@ def _single_matches(clients: int, seconds: int, database: Database) -> float:
     return float(re.findall(r"tps = ([0-9.]+)", done.stdout)[-1])
 
 
-def add_persons(database: Database) -> None:
+def _add_persons(database: Database) -> None:
     for person in PERSONS:
         database.run("INSERT INTO canon.identity_registry (person_key, confidence_level) VALUES (%s, 'HIGH')", person)
 
@@ -126,7 +126,7 @@ def _bulk_seconds(database: Database, statement: str, filling: str | None, rows:
     It has run the statement over two rows before: plpgsql keeps the plan that it made for those.
     """
     old, new = PERSONS
-    add_persons(database)
+    _add_persons(database)
     if filling:
         database.connection.execute(filling, {"person": old, "first": 1, "last": rows})
         database.run("VACUUM ANALYZE")

@@ -16,15 +16,15 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from benchmarks.engine import INSERT_JOBS, OFF, PERSONS, PLAIN_TRIGGER, SINGLE_MATCH, add_persons
+from benchmarks.engine import INSERT_JOBS, PERSONS, SINGLE_MATCH, prepare
 from benchmarks.figure import Figure
 from benchmarks.server import Databases
 from db.connect import Address
-from db.embedded import EmbeddedServer, runnable_binaries, spawn_options
+from db.embedded import SHARED_TEMPORARY, EmbeddedServer, runnable_binaries, spawn_options
 from db.migrate import migrate
 from tests.database import Database
 
-KINDS = {"none": [OFF], "plain": [OFF, PLAIN_TRIGGER], "ours": []}
+KINDS = ("none", "plain", "ours")
 STATEMENTS = {
     "a match inserted": SINGLE_MATCH,
     "a match updated": """
@@ -42,7 +42,7 @@ def measure(_: Databases, *, short: bool) -> Iterator[Figure]:
         print("no valgrind here: instructions are not counted", file=sys.stderr)
         return
     statements = dict(list(STATEMENTS.items())[:1]) if short else STATEMENTS
-    with tempfile.TemporaryDirectory() as home:
+    with tempfile.TemporaryDirectory(prefix="crpg-", dir=SHARED_TEMPORARY) as home:
         Path(home).chmod(0o755)  # the server's account is to reach what it is given
         data = Path(home) / "data"
         _fill(data)
@@ -60,15 +60,13 @@ def _figure(name: str, counts: Mapping[str, float]) -> Figure:
 def _fill(data: Path) -> None:
     """A database of each kind, with a matched job in it."""
     with EmbeddedServer(data) as server, psycopg.connect(server.url(), autocommit=True) as admin:
-        for kind, statements in KINDS.items():
+        for kind in KINDS:
             admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(kind)))
             url = make_conninfo(server.url(), dbname=kind)
             migrate(Address.parse(url))
             database = Database(url)
-            add_persons(database)
+            prepare(database, kind)
             database.connection.execute(INSERT_JOBS, {"person": PERSONS[0], "first": 1, "last": 1})
-            for statement in statements:
-                database.connection.execute(statement)
             database.close()
 
 

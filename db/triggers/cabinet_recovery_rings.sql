@@ -1,6 +1,6 @@
 -- cabinet_recovery_rings: whether a match is to be notified, or a keeper that is awake will find it by itself.
 --
--- Called by: the four trigger functions; it is inlined there, so that it costs nothing where the mode is 'on'
+-- Called by: the four trigger functions; it is inlined there
 -- Open to:   everybody, for it reads nothing: the trigger functions must never lack the right to call it
 -- Takes:     what stands in ops.cabinet_recovery_settings
 -- Locks:     in mode 'adaptive', while a keeper is awake, the sleep lock, shared and for the transaction: so a keeper
