@@ -283,7 +283,7 @@ def _show_closing(console: Console, tally: Tally, before: Mapping[str, int], aft
 
 def _stay(console: Console, play: Play, fleet: Fleet, url: str) -> None:
     """Tell how to look around, then show what the consumer recovers, until interrupted."""
-    unfound = next(lead for lead in fleet.unfound if lead.found_by == "job" and lead.lead_id not in play.matched)
+    unfound = fleet.newcomer(play.matched)
     text = STAYING.format(
         url=url,
         command=shlex.quote(str(Path(sys.executable).with_name("consumer"))),
@@ -292,6 +292,7 @@ def _stay(console: Console, play: Play, fleet: Fleet, url: str) -> None:
         unfound=unfound.lead_id,
         person_key=unfound.person.key,
     )
+    answers = play.consumer.follow()  # also what is matched as soon as the text is there
     console.print(text, soft_wrap=True)
-    for answer in play.consumer.follow():
+    for answer in answers:
         console.print(*_cells(answer), sep="  ")

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, LiteralString
@@ -185,10 +184,8 @@ class ConsumerProcess:
         self._wait_for(lambda: False, moment - time.monotonic())
 
     def follow(self) -> Iterator[Answer]:
-        """Yield the answers from now on; raises ConsumerFailed when the consumer ends."""
-        for number in itertools.count(len(self.answers)):
-            self._wait_for(partial(self._has_answer, number))
-            yield self.answers[number]
+        """Yield the answers that come after this call; raises ConsumerFailed when the consumer ends."""
+        return map(self._await_answer, itertools.count(len(self.answers)))
 
     def stop(self) -> None:
         """End it as an operator does, by SIGTERM; raises ConsumerFailed unless it then exits with 0."""
@@ -210,8 +207,9 @@ class ConsumerProcess:
             self._process.wait()
         self._reader.join()
 
-    def _has_answer(self, number: int) -> bool:
-        return len(self.answers) > number
+    def _await_answer(self, number: int) -> Answer:
+        self._wait_for(lambda: len(self.answers) > number)
+        return self.answers[number]
 
     def _wait_for(self, condition: Callable[[], bool], seconds: float | None = None) -> bool:
         with self._changed:

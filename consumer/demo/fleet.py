@@ -116,6 +116,12 @@ class Fleet:
         unfound = [lead for lead in self.leads if not lead.found]
         return sorted(unfound, key=lambda lead: (newest - lead.created_at) * chance.random())
 
+    def newcomer(self, matched: set[str]) -> Lead:
+        """Choose a lead that a match by job recovers after those of `matched`: its person has no origin yet."""
+        found = (lead.person for lead in self.leads if lead.found or lead.lead_id in matched)
+        known = {*found, *(origin.person for origin in self.origins)}
+        return next(lead for lead in self.unfound if lead.found_by == "job" and lead.person not in known)
+
 
 def build_fleet() -> Fleet:
     chance = random.Random(SEED)  # noqa: S311 # a fleet is no secret

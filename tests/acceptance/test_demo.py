@@ -12,6 +12,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from consumer.demo.fleet import build_fleet
+
 # None of these may matter: the demo brings its own database.
 ELSEWHERE = {"DATABASE_URL": "postgresql://nobody@nowhere.invalid/none", "PGSERVICE": "none", "PGOPTIONS": "-c x=1"}
 LIVE_LINE = re.compile(r"\d+ s  matched [1-9]")
@@ -147,12 +149,26 @@ def test_kept_it_recovers_what_others_match_through_its_address() -> None:
         with psycopg.connect(address[1]) as engine:
             engine.execute(match[0].encode())
         lead_id = re.findall(r"source_id = '(.+)'", match[0])[0]
-        read_until(demo, re.compile(rf"{lead_id}  matching job  recovered  [\d.]+ ms"))
+        shown = read_until(demo, re.compile(rf"  {lead_id}  "))
+        assert re.search(rf"  {lead_id}  matching job  recovered  [\d.]+ ms", shown)
 
         demo.send_signal(signal.SIGINT)
         demo.communicate(timeout=30)
         assert demo.returncode == 130
         assert processes_of(demo) == {}
+
+
+def test_however_far_the_engine_came_the_lead_that_it_offers_is_of_a_person_without_an_origin() -> None:
+    fleet = build_fleet()
+    with_origin = {origin.person for origin in fleet.origins} | {lead.person for lead in fleet.found}
+    matched: set[str] = set()
+
+    for lead in fleet.unfound[:300]:  # of a play that lasts as long as it can
+        offered = fleet.newcomer(matched)
+        assert offered.person not in with_origin
+        assert offered.lead_id not in matched
+        matched.add(lead.lead_id)
+        with_origin.add(lead.person)
 
 
 def test_without_the_embedded_server_it_says_in_one_line_what_to_install() -> None:
