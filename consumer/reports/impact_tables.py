@@ -29,7 +29,8 @@ def in_words(seconds: float | None) -> str:
 
 def show_impact(report: ImpactReport) -> None:
     for table in (_buckets(report), _times(report), _days(report), _reasons(report)):
-        show_table(table)
+        if table.row_count:  # no day had a lead, or each lead is recovered
+            show_table(table)
 
 
 def write_csv(report: ImpactReport) -> None:

@@ -203,6 +203,17 @@ def test_the_table_has_all_of_it(call: InThisProcess, fleet: Database) -> None:
     assert "\x1b" not in shown
 
 
+def test_a_table_without_rows_is_not_shown(call: InThisProcess, database: Database) -> None:
+    database.lead(created_at=days_ago(40), matched_to=database.person())
+    database.sweep()
+
+    shown = call("impact", DATABASE_URL=database.url).stdout
+
+    assert "recovered_late" in shown
+    assert "By lead_date" not in shown
+    assert "Why leads are not recovered" not in shown
+
+
 def test_the_csv_has_a_row_for_each_day(call: InThisProcess, fleet: Database) -> None:
     done = call("impact", "--format", "csv", DATABASE_URL=fleet.url)
 
