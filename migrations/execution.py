@@ -42,7 +42,9 @@ _HOLDER = sa.text(f"""{_BACKENDS}
     SELECT in_words FROM backend
     WHERE pid IN (
         SELECT pid FROM pg_locks
-        WHERE granted AND relation = to_regclass(:relation)
+        WHERE granted
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            AND relation = to_regclass(:relation)
             AND (mode NOT IN ('AccessShareLock', 'RowShareLock') OR :is_exclusive)
     )
     ORDER BY xact_start
