@@ -109,6 +109,7 @@ class Unit:
 
     def journal(self) -> str:
         """What its processes have said, and systemd of it."""
+        self._box.run("journalctl", "--sync")  # what a process said that has ended may not have been read yet
         return self._box.run("journalctl", "--quiet", *self._journal)
 
     def wait_for_line(self, is_wanted: Callable[[str], bool], seconds: float = PATIENCE_SECONDS) -> None:

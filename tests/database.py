@@ -184,6 +184,11 @@ class Database:
 
     # The service at work, in this process.
 
+    def give_batches_time(self) -> None:
+        """Let the batches of new connections take so long that no pause of the machine cuts one in two."""
+        name = self.value("SELECT quote_ident(current_database())")
+        self.connection.execute(f"ALTER DATABASE {name} SET deadlock_timeout = '30s'")
+
     def recover(self, *lead_ids: str, asked: Asked | None = None, **changes: str) -> Batch:
         """What the worker does with a batch of notifications."""
 

@@ -424,7 +424,7 @@ async def recover_in_step(database: Database, leads: list[str]) -> tuple[int, se
     recovered: set[str] = set()
     rounds = 0
     async with handlers[0].connection, handlers[1].connection:
-        while database.events():
+        while database.events() and rounds <= 10:
             rounds += 1
             for batch in await asyncio.gather(*(handler.recover(leads) for handler in handlers)):
                 recovered |= recovered_of(batch.recoveries)
@@ -479,7 +479,7 @@ class TestALookAtAllLeads:
                 by_event = database.lead(matched_to=database.person())
                 eventually(lambda lead=by_event: database.audit_of(lead))
             assert database.audit_of(by_state) is None
-            assert looks_at_all(database)
+            eventually(lambda: looks_at_all(database))  # it may be between two naps
             database.run("DELETE FROM public.held_up")
             eventually(lambda: database.audit_of(by_state))
             assert daemon.stop() == 0
@@ -599,4 +599,4 @@ def test_a_server_too_slow_for_a_batch_is_given_smaller_ones(database: Database)
     before, after_first, after_second = asyncio.run(recover())
 
     assert after_first > before
-    assert after_second - after_first <= 1
+    assert after_second - after_first < after_first - before

@@ -112,6 +112,7 @@ class Server:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        database.give_batches_time()  # the model knows nothing of batches that were cut in two
         self._runner = asyncio.Runner()
         self.handler = self._runner.run(open_handler(database.settings(lock_timeout_ms="900"), "model"))
         database.without_foreign_keys()

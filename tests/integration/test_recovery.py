@@ -294,6 +294,7 @@ class TestTheOrigin:
         assert moved and moved["origin_source_id"] == holder
 
     def test_goes_to_the_earlier_lead_of_one_batch(self, database: Database) -> None:
+        database.give_batches_time()
         person = database.person()
         undated = database.lead("a", matched_to=person, created_at=None)
         later = database.lead("b", matched_to=person, created_at=datetime(2026, 1, 2))
@@ -307,6 +308,7 @@ class TestTheOrigin:
         assert set(outcomes.values()) == {Outcome.ORIGIN_HELD}
 
     def test_stays_with_the_lead_that_moves_back_to_its_person_in_the_same_batch(self, database: Database) -> None:
+        database.give_batches_time()
         person, other = database.person(), database.person()
         holder = database.lead(matched_to=person, created_at=datetime(2026, 3, 3))
         database.recover_pending()
@@ -452,6 +454,8 @@ class TestALeadAtFault:
 
     def test_is_passed_by_until_its_time(self, database: Database, bad: str) -> None:
         database.recover_pending()
+        # A second later it would be its time.
+        database.run("UPDATE ops.cabinet_recovery_exception SET next_attempt_at = next_attempt_at + interval '1 hour'")
 
         assert database.recover_pending() == {}
         assert database.recover(bad).recoveries == []
