@@ -68,9 +68,9 @@ class Listener:
             self._inbox.refuse()
             return
         if channel == self._proof.channel:
-            self._proof.receive(payload)
-            connection.heartbeat.expect(self._proof.patience_seconds)
-            self._is_told = False
-            on_proved()
+            if self._proof.receive(payload):
+                connection.heartbeat.expect(self._proof.patience_seconds)
+                self._is_told = False
+                on_proved()
         else:
             self._inbox.offer(payload)

@@ -64,12 +64,14 @@ class Proof:
             self._clear_alarm()
             self._become(is_proved=False)
 
-    def receive(self, nonce: str) -> None:
-        """Take in what came back; only the nonce that is waited for is a proof."""
-        if nonce == self._nonce != "":
+    def receive(self, nonce: str) -> bool:
+        """Take in what came back, and tell whether it is a proof: only the nonce that is waited for is one."""
+        is_proof = nonce == self._nonce != ""
+        if is_proof:
             self._nonce = ""
             self._set_alarm(self.patience_seconds)
             self._become(is_proved=True)
+        return is_proof
 
     # The prober's side.
 
