@@ -62,16 +62,13 @@ def matched_until_worked(database: Database, daemon: Daemon) -> list[str]:
     return lead_ids
 
 
-def slow_lead(database: Database) -> str:
+def slow_lead(database: Database, seconds: int = 1) -> str:
     """A lead whose batch is long in hand: the host takes its time over the origin."""
     (lead_id,) = unmatched_leads(database, "slow", 1)
-    database.run("""
-        CREATE FUNCTION public.take_time() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN
-            PERFORM pg_sleep(1);
-            RETURN new;
-        END $$
-    """)
+    database.connection.execute(
+        "CREATE FUNCTION public.take_time() RETURNS trigger LANGUAGE plpgsql AS "
+        f"'BEGIN PERFORM pg_sleep({seconds}); RETURN new; END'".encode()
+    )
     database.run("""
         CREATE TRIGGER take_time BEFORE INSERT ON canon.identity_origin
         FOR EACH ROW WHEN (new.origin_source_id = 'slow-0') EXECUTE FUNCTION public.take_time()

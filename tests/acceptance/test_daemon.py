@@ -150,9 +150,7 @@ class TestBeingAskedToStop:
         assert len(done) == count(database, "canon.identity_origin") == count(database, "canon.identity_links")
 
     def test_gives_up_on_a_batch_that_outlasts_the_grace(self, database: Database) -> None:
-        slow = slow_lead(database)
-        database.run("CREATE OR REPLACE FUNCTION public.take_time() RETURNS trigger LANGUAGE plpgsql AS "
-                     "'BEGIN PERFORM pg_sleep(60); RETURN new; END'")  # fmt: skip
+        slow = slow_lead(database, seconds=60)
 
         with Daemon(database.url, **QUIET, shutdown_grace_seconds="1") as daemon:
             daemon.wait_for("listener.listening")
@@ -169,7 +167,7 @@ class TestBeingAskedToStop:
     @pytest.mark.slow
     def test_while_the_server_hangs_ends_soon_after_the_grace(self, server: EmbeddedServer, url: str) -> None:
         with closing(Database(url)) as database, Daemon(url, **QUIET, shutdown_grace_seconds="1") as daemon:
-            slow = slow_lead(database)
+            slow = slow_lead(database, seconds=60)
             daemon.wait_for("listener.listening")
             match(database, [slow])
             wait_until_in_hand(database)
@@ -206,7 +204,7 @@ class TestBeingAskedToStop:
                 process.send_signal(signal.SIGTERM)
 
                 assert process.wait(PATIENCE_SECONDS) == status
-                assert time.monotonic() - asked < 4
+                assert time.monotonic() - asked < 10  # psycopg may ask a server that hangs for five, as it connects
 
     def test_while_the_server_is_away_ends_with_0(self) -> None:
         with Daemon("host=127.0.0.1 port=1 user=nobody dbname=nothing") as daemon:

@@ -102,8 +102,8 @@ class TestNotifications:
                 datetime.fromisoformat(told["timestamp"]) for told in daemon.events("sweep.finished", what="events")
             ]
             assert min(later - earlier for earlier, later in pairwise(swept)) > timedelta(seconds=0.9)
-            holder.rollback()
             assert {table: rows for table, rows in database.row_versions().items() if rows != before[table]} == {}
+            holder.rollback()
 
             daemon.wait_for_leads([held])
             database.job(known, database.person())
